@@ -1,0 +1,162 @@
+#ifndef IMAP_LONG_COMMAND_H
+#define IMAP_LONG_COMMAND_H
+
+/* Long-running IMAP commands for Dovecot, IDLE-like, without the riddles.
+
+   A command author fills in struct imap_long_command_def, registers it from the
+   plugin's init function, and works in callbacks. The framework owns
+   everything that makes such commands hard: client->io, corks, locks,
+   client_command_free(), client_destroy(), client_disconnect() and
+   client_continue_pending_input() are never touched by the author.
+
+   The rules of ownership:
+   1. The framework owns the struct imap_long_command. It lives from before
+      start() until finish() has returned.
+   2. finish() is called exactly once for each command whose start() was called,
+      whatever happens: an end of its own, DONE, a wrong line, a lost connection,
+      a kick, the server's stop. Free in it what you allocated; nothing is called after it.
+   3. lc->context is the author's; lc->pool may be used for what lives as long
+      as the command and does not grow.
+   4. Arguments given to start() live as long as the command (in lc->pool).
+   5. Lines given to line() live until it returns.
+   6. imap_long_command_end() does not return the command's death to you: lc is
+      valid until your callback returns, and finish() comes after it.
+   7. Timers, watches and the selected mailbox's watch are removed by the
+      framework before finish().
+   8. All callbacks run corked, in the user's context, inside a data stack frame;
+      none is called while another one runs, nor while another command of
+      the session is in the middle of its output.
+   9. Callbacks must not block, nor run other IMAP commands, nor write to
+      lc->client->output themselves. */
+
+struct client;
+struct imap_arg;
+struct imap_long_command;
+
+/* Compatibility: a plugin that was built with the same major version and the
+   same or an older minor version works. */
+#define IMAP_LONG_COMMAND_VERSION_MAJOR 0
+#define IMAP_LONG_COMMAND_VERSION_MINOR 1
+
+enum imap_long_command_why {
+	/* imap_long_command_end() or imap_long_command_bad(): the tagged reply
+	   is sent after finish() */
+	IMAP_LONG_COMMAND_ENDED,
+	/* the client sent something else than DONE; it gets a tagged BAD */
+	IMAP_LONG_COMMAND_WRONG_LINE,
+	/* the connection is closed or being closed, the server stops or the
+	   command was cancelled: nothing can be sent */
+	IMAP_LONG_COMMAND_CANCELLED
+};
+
+/* How much a command line may hold. Texts are the tagged replies without the
+   tag, e.g. "NO [LIMIT] Too much." */
+struct imap_long_command_limits {
+	/* A literal larger than this many bytes gets literal_text. Default:
+	   imap_max_line_length. */
+	size_t literal;
+	const char *literal_text;
+	/* All arguments together; more gets total_text. Default: 16 MiB. */
+	size_t total;
+	const char *total_text;
+};
+
+struct imap_long_command_vfuncs {
+	/* Before the arguments are read (no start() yet; lc->context is NULL):
+	   change the defaults in *limits. Texts may be from the data stack. NULL:
+	   the defaults are good. */
+	void (*limits)(struct imap_long_command *lc,
+		       struct imap_long_command_limits *limits);
+	/* All arguments have been read, literals of any size included (NULs are
+	   possible in literal8 and literals: use the length). Ends in
+	   IMAP_ARG_EOL. A short command ends itself here. */
+	void (*start)(struct imap_long_command *lc,
+		      const struct imap_arg *args);
+	/* DONE was received (any case of letters). End now, or send what has to
+	   be sent first and end then; no more input is read. NULL: ends at once
+	   with "OK <name> completed." */
+	void (*done)(struct imap_long_command *lc);
+	/* A line that is not DONE, without its CRLF. Return FALSE if it is not
+	   understood: the command ends with "BAD Expected DONE." NULL: none is. */
+	bool (*line)(struct imap_long_command *lc, const char *line);
+	/* The watched path changed, or may have changed. */
+	void (*change)(struct imap_long_command *lc);
+	void (*timer)(struct imap_long_command *lc, unsigned int id);
+	/* There is room in the output and you have asked for this by
+	   imap_long_command_more(). Send until imap_long_command_send() returns
+	   FALSE or there is nothing left; return TRUE to be called again. */
+	bool (*more)(struct imap_long_command *lc);
+	/* It is time for a sign of life and nothing waits in the output. Send
+	   something; if nothing was sent "* OK Still here" is. NULL: that. */
+	void (*keepalive)(struct imap_long_command *lc);
+	/* The end. See rule 2. Nothing may be sent. May be NULL. */
+	void (*finish)(struct imap_long_command *lc,
+		       enum imap_long_command_why why);
+};
+
+struct imap_long_command_def {
+	/* Upper case, e.g. "XCLOCK" */
+	const char *name;
+	/* TRUE: the command waits until other commands of the session that use
+	   the selected mailbox have ended, as IDLE does; needed for
+	   imap_long_command_watch_mailbox(). */
+	bool uses_mailbox;
+	struct imap_long_command_vfuncs v;
+};
+
+struct imap_long_command {
+	/* For reading: user, namespaces, settings, the selected mailbox,
+	   enabled features. */
+	struct client *client;
+	const struct imap_long_command_def *def;
+	pool_t pool;
+	/* The author's. */
+	void *context;
+};
+
+/* From the plugin's init and deinit functions. def must stay valid between the
+   two. The plugin must name "imap_long_command" in its dependencies. */
+void imap_long_command_register(const struct imap_long_command_def *def);
+void imap_long_command_unregister(const struct imap_long_command_def *def);
+
+/* Sends size bytes: whole responses with their CRLF. One response may be sent in
+   several calls from one callback. Returns FALSE if the output is full: what
+   was given is still sent, but stop, and go on in more(). */
+bool imap_long_command_send(struct imap_long_command *lc,
+			    const void *data, size_t size);
+/* The same for a text line; CRLF is added. */
+bool imap_long_command_send_line(struct imap_long_command *lc,
+				 const char *line);
+
+/* Calls more() when there is room, after this callback has returned. */
+void imap_long_command_more(struct imap_long_command *lc);
+
+/* Ends the command with a tagged reply, e.g. "OK Clock stopped.". The first
+   call counts. */
+void imap_long_command_end(struct imap_long_command *lc, const char *text);
+/* Ends the command with "BAD Error in IMAP command <name>: <error>" and counts
+   as a client's mistake (Dovecot disconnects after 20 in a row). */
+void imap_long_command_bad(struct imap_long_command *lc, const char *error);
+
+/* Calls timer(id) once after msecs milliseconds. id: 0 ..
+   IMAP_LONG_COMMAND_TIMERS-1. Setting it again moves it. */
+#define IMAP_LONG_COMMAND_TIMERS 4
+void imap_long_command_set_timer(struct imap_long_command *lc,
+				 unsigned int id, unsigned int msecs);
+void imap_long_command_stop_timer(struct imap_long_command *lc,
+				  unsigned int id);
+
+/* Calls change() when the file changes: by inotify, and by a slow check (plugin
+   setting imap_long_command_check_interval, default 30 s) in case an event was
+   lost or the file replaced. If inotify is exhausted, change() comes once a
+   second. One path per command; path is copied. Check for changes yourself once
+   after this call. */
+void imap_long_command_watch_path(struct imap_long_command *lc,
+				  const char *path);
+/* Reports changes of the selected mailbox (if any) to the client, exactly as
+   IDLE does. Needs def->uses_mailbox. */
+void imap_long_command_watch_mailbox(struct imap_long_command *lc);
+/* Starts signs of life, by Dovecot's own imap_idle_notify_interval. */
+void imap_long_command_keepalive(struct imap_long_command *lc);
+
+#endif

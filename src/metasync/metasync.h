@@ -1,0 +1,63 @@
+#ifndef METASYNC_H
+#define METASYNC_H
+
+/* The storage plugin: opens one store per mail user on first use, keeps it in
+   step with the user's mailboxes, and does its upkeep. Callers: the IMAP
+   commands (XMETASYNC, XMETASET).
+
+   Ownership: the store belongs to the mail user; it is opened by the first
+   metasync_user_store() and closed when the user is freed. */
+
+#include "store.h"
+
+struct mail_user;
+struct mail_namespace;
+
+/* TRUE if the user has the plugin (a user may have it disabled by userdb
+   fields); all other functions may only be called then. */
+bool metasync_user_is_enabled(struct mail_user *user);
+
+/* The user's store, opened if needed; the first call of a session also compares
+   the mailboxes that the store knows with those that exist (renames and
+   deletions by processes without the plugin). A failure is logged once per
+   cause and tried again at the next call. Returns 0, or -1 with *error_r. */
+int metasync_user_store(struct mail_user *user, struct store **store_r,
+			struct store_error *error_r);
+/* The limits for this user; known even if the store cannot be opened. */
+const struct store_limits *metasync_user_limits(struct mail_user *user);
+
+/* Call after writes and when sessions end a long read: the upkeep (store_idle())
+   runs from a timeout, after the reply has gone out. */
+void metasync_user_upkeep(struct mail_user *user);
+
+/* Logs a store error for the operator: at once for damage, once a minute for
+   causes that repeat. */
+void metasync_user_log(struct mail_user *user,
+		       const struct store_error *error);
+
+enum metasync_mailbox {
+	/* The user's own and existing mailbox; the GUID is filled in. */
+	METASYNC_MAILBOX_EXISTS,
+	/* A valid name in the user's own namespaces, no such mailbox. */
+	METASYNC_MAILBOX_MISSING,
+	/* Not a valid mailbox name, or in no namespace. */
+	METASYNC_MAILBOX_INVALID,
+	/* In a namespace of other users or shared: left to stock Dovecot. */
+	METASYNC_MAILBOX_FOREIGN,
+	/* ACLs: exists, but may not be written by this user. */
+	METASYNC_MAILBOX_NOPERM,
+	/* Could not be found out (temporary); logged. */
+	METASYNC_MAILBOX_FAILED
+};
+/* Looks a mailbox up. vname: UTF-8 ("inbox" in any case is INBOX). *vname_r is
+   the name to use with the store (data stack). If look is FALSE, only the name
+   and its namespace are checked (EXISTS then means: valid) and guid_r is not
+   touched; else the mailbox is opened and, if a mailbox of this GUID was known
+   under another name or this name under another GUID, the store is healed
+   first (if it is open). */
+enum metasync_mailbox
+metasync_mailbox_find(struct mail_user *user, const char *vname, bool look,
+		      const char **vname_r, char *separator_r,
+		      uint8_t guid_r[16]);
+
+#endif
