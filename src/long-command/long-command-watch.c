@@ -1,0 +1,149 @@
+/* Watches files for long-running commands.
+
+   One inotify watch for each path and process, shared by all commands that
+   wait for it: Dovecot's io_add_notify() gives the same watch descriptor to
+   each caller with the same path, calls only one of them, and the first
+   removal ends the watch for all (lib/ioloop-notify-inotify.c). Where many
+   clients of one user share an imap process (client_limit > 1) that would
+   silence them.
+
+   The watch is looked at now and then: the file may be replaced, and no event
+   tells that its last link is gone while somebody has it open. Without
+   inotify (limits exhausted) the look comes once a second.
+
+   Watches belong to the commands that hold them, the list to this file. */
+
+#include "long-command-private.h"
+#include "ioloop.h"
+#include "array.h"
+#include "llist.h"
+
+#include <sys/stat.h>
+
+#define LONG_COMMAND_POLL_MSECS 1000
+
+struct long_command_watch {
+	struct long_command_watch *prev, *next;
+	char *path;
+	ARRAY(struct long_command *) commands;
+
+	struct io *io;
+	struct timeout *to;
+	unsigned int check_interval_msecs;
+	/* the file that io watches */
+	dev_t dev;
+	ino_t ino;
+};
+
+static struct long_command_watch *long_command_watches = NULL;
+static bool long_command_watch_warned = FALSE;
+
+static void watch_event(struct long_command_watch *watch);
+static void watch_check(struct long_command_watch *watch);
+
+static void watch_start(struct long_command_watch *watch)
+{
+	enum io_notify_result result;
+	struct stat st;
+
+	io_remove(&watch->io);
+	timeout_remove(&watch->to);
+	/* stat first: if the file is replaced in between, the next check sees
+	   another file than this one */
+	if (stat(watch->path, &st) < 0)
+		i_zero(&st);
+	watch->dev = st.st_dev;
+	watch->ino = st.st_ino;
+	result = io_add_notify(watch->path, watch_event, watch, &watch->io);
+	if (result == IO_NOTIFY_NOSUPPORT && !long_command_watch_warned) {
+		long_command_watch_warned = TRUE;
+		i_warning("imap-long-command: No inotify watch for %s: "
+			  "checking it once a second instead", watch->path);
+	}
+	watch->to = timeout_add(result == IO_NOTIFY_ADDED ?
+				watch->check_interval_msecs :
+				I_MIN(LONG_COMMAND_POLL_MSECS,
+				      watch->check_interval_msecs),
+				watch_check, watch);
+}
+
+static void watch_verify(struct long_command_watch *watch)
+{
+	struct stat st;
+
+	if (watch->io == NULL || stat(watch->path, &st) < 0 ||
+	    st.st_ino != watch->ino || st.st_dev != watch->dev)
+		watch_start(watch);
+}
+
+static void watch_wake_all(struct long_command_watch *watch)
+{
+	struct long_command *cmd;
+
+	array_foreach_elem(&watch->commands, cmd)
+		long_command_wake(cmd);
+}
+
+static void watch_event(struct long_command_watch *watch)
+{
+	watch_verify(watch);
+	watch_wake_all(watch);
+}
+
+static void watch_check(struct long_command_watch *watch)
+{
+	watch_verify(watch);
+	watch_wake_all(watch);
+}
+
+struct long_command_watch *
+long_command_watch_add(struct long_command *cmd, const char *path,
+		       unsigned int check_interval_msecs)
+{
+	struct ioloop_context *ctx =
+		io_loop_get_current_context(current_ioloop);
+	struct long_command_watch *watch = long_command_watches;
+
+	while (watch != NULL && strcmp(watch->path, path) != 0)
+		watch = watch->next;
+	if (watch == NULL) {
+		watch = i_new(struct long_command_watch, 1);
+		watch->path = i_strdup(path);
+		watch->check_interval_msecs = check_interval_msecs;
+		i_array_init(&watch->commands, 4);
+		DLLIST_PREPEND(&long_command_watches, watch);
+		/* it outlives this user's session */
+		if (ctx != NULL)
+			io_loop_context_deactivate(ctx);
+		watch_start(watch);
+		if (ctx != NULL)
+			io_loop_context_activate(ctx);
+	}
+	array_push_back(&watch->commands, &cmd);
+	return watch;
+}
+
+void long_command_watch_remove(struct long_command_watch **_watch,
+			       struct long_command *cmd)
+{
+	struct long_command_watch *watch = *_watch;
+	struct long_command *const *cmdp;
+
+	*_watch = NULL;
+	array_foreach(&watch->commands, cmdp) {
+		if (*cmdp == cmd) {
+			array_delete(&watch->commands,
+				array_foreach_idx(&watch->commands, cmdp), 1);
+			break;
+		}
+	}
+	if (array_count(&watch->commands) > 0)
+		return;
+
+	DLLIST_REMOVE(&long_command_watches, watch);
+	io_remove(&watch->io);
+	timeout_remove(&watch->to);
+	array_free(&watch->commands);
+	i_free(watch->path);
+	i_free(watch);
+}

@@ -1,0 +1,945 @@
+/* The life of a long-running command. See imap-long-command.h for the author's
+   side.
+
+   There is one function that Dovecot's core knows: long_command_step(), the
+   command's func. And there is one way in which the command runs by itself:
+   long_command_run(), which does around the step what core does in
+   client_input() and client_output(): cork, execute, free or keep, uncork,
+   continue pending input. Every I/O callback and timeout only notes what
+   happened and ends in long_command_run(); afterwards neither the command nor
+   the client may be touched.
+
+   At the end of a step the command is in one of these states:
+   - waiting: WAIT_INPUT, input_lock is ours, client->io is ours.
+   - blocked: WAIT_OUTPUT, output_cmd_lock is ours, input_lock is free,
+     client->io only looks for a lost connection. (WAIT_OUTPUT together with
+     input_lock would make client_handle_input() run us in a loop; stock
+     client_input() would panic if the client sent more than its input
+     buffer holds.)
+   - aside: another command of the session is in the middle of its output and
+     has output_cmd_lock: nothing is read or written until it is done. The
+     hook after each command's execution brings us back.
+   - finished: the step returned TRUE and whoever called it frees the command. */
+
+#include "long-command-private.h"
+#include "array.h"
+#include "ioloop.h"
+#include "istream.h"
+#include "ostream.h"
+#include "llist.h"
+#include "str.h"
+#include "settings-parser.h"
+#include "mail-storage-service.h"
+#include "mail-storage-settings.h"
+#include "imap-commands.h"
+#include "imap-keepalive.h"
+#include "imap-parser.h"
+#include "imap-sync.h"
+#include "compat.h"
+#include "long-command-plugin.h"
+
+/* The output is full when this many bytes wait in it. */
+#define LONG_COMMAND_OUTPUT_FULL_SIZE (32*1024)
+/* After this many calls of more() the other clients of the process get a turn. */
+#define LONG_COMMAND_MORE_MAX 16
+#define LONG_COMMAND_MAX_ARGS_SIZE (16*1024*1024)
+
+enum long_command_phase {
+	LONG_COMMAND_PHASE_ARGS,	/* the command line is being read */
+	LONG_COMMAND_PHASE_RUNNING,	/* start() has been called */
+	LONG_COMMAND_PHASE_WRONG_LINE	/* a wrong line is being dropped */
+};
+
+struct long_command_settings {
+	unsigned int output_timeout_msecs;
+	unsigned int input_timeout_msecs;
+	unsigned int check_interval_msecs;
+};
+
+struct long_command_timer {
+	struct long_command *cmd;
+	struct timeout *to;
+	bool fired;
+};
+
+struct long_command {
+	struct imap_long_command lc;
+	struct long_command *prev, *next;
+	struct client_command_context *cmd;
+	struct long_command_settings set;
+	enum long_command_phase phase;
+
+	struct long_command_args *args;
+	struct imap_parser *parser;
+
+	struct long_command_watch *watch;
+	struct imap_sync_context *sync_ctx;
+	struct long_command_timer timers[IMAP_LONG_COMMAND_TIMERS];
+	struct timeout *to_run, *to_keepalive, *to_input, *to_output;
+
+	/* what waited in the output at the last look while it was full */
+	size_t blocked_size;
+
+	/* the tagged reply; also says that the command is to end */
+	const char *end_text;
+	bool end_is_bad;
+
+	/* what happened since the last step */
+	bool changed:1, mailbox_changed:1, keepalive_due:1, input_full:1;
+	bool closed:1, input_timed_out:1, output_timed_out:1;
+	/* more() is wanted */
+	bool want_more:1;
+	/* more() goes on when to_run fires, and not before */
+	bool yielding:1;
+	bool done:1;
+	bool mailbox_watched:1;
+	bool keepalive_wanted:1;
+};
+
+static ARRAY(const struct imap_long_command_def *) long_command_defs;
+static struct long_command *long_commands = NULL;
+
+static bool long_command_step(struct client_command_context *cmd);
+
+/* -- running by itself ---------------------------------------------------- */
+
+static void long_command_run(struct long_command *c)
+{
+	struct client_command_context *cmd = c->cmd;
+	struct client *client = cmd->client;
+	struct ostream *output = client->output;
+	bool corked = o_stream_is_corked(output);
+
+	o_stream_ref(output);
+	if (!corked)
+		o_stream_cork(output);
+	if (command_exec(cmd))
+		client_command_free(&cmd);
+	else
+		(void)client_handle_unfinished_cmd(cmd);
+	if (!corked)
+		o_stream_uncork(output);
+	o_stream_unref(&output);
+	client_continue_pending_input(client);
+}
+
+static void long_command_run_timeout(struct long_command *c)
+{
+	timeout_remove(&c->to_run);
+	c->yielding = FALSE;
+	long_command_run(c);
+}
+
+static void long_command_run_later(struct long_command *c)
+{
+	if (c->to_run == NULL)
+		c->to_run = timeout_add_short(0, long_command_run_timeout, c);
+}
+
+void long_command_wake(struct long_command *c)
+{
+	struct mail_storage_service_user *service_user =
+		c->lc.client->service_user;
+	struct ioloop_context *ctx =
+		io_loop_get_current_context(current_ioloop);
+
+	c->changed = TRUE;
+	if (c->to_run != NULL || c->lc.client->output_cmd_lock == c->cmd) {
+		/* will run anyway, the latter when there is room again */
+		return;
+	}
+	/* the caller may be in another user's context */
+	if (ctx != NULL)
+		io_loop_context_deactivate(ctx);
+	mail_storage_service_io_activate_user(service_user);
+	long_command_run_later(c);
+	mail_storage_service_io_deactivate_user(service_user);
+	if (ctx != NULL)
+		io_loop_context_activate(ctx);
+}
+
+static bool long_command_is_aside(struct long_command *c)
+{
+	return c->lc.client->output_cmd_lock != NULL &&
+		c->lc.client->output_cmd_lock != c->cmd;
+}
+
+static void long_command_input(struct long_command *c)
+{
+	struct client *client = c->lc.client;
+
+	if (!long_command_is_aside(c)) {
+		client->last_input = ioloop_time;
+		timeout_reset(client->to_idle);
+		if (c->to_input != NULL)
+			timeout_reset(c->to_input);
+		switch (i_stream_read(client->input)) {
+		case -1:
+			c->closed = TRUE;
+			break;
+		case -2:
+			c->input_full = TRUE;
+			break;
+		}
+	}
+	long_command_run(c);
+}
+
+static void long_command_hangup(struct long_command *c)
+{
+	c->closed = TRUE;
+	long_command_run(c);
+}
+
+static void long_command_mailbox_notify(struct mailbox *box ATTR_UNUSED,
+					struct long_command *c)
+{
+	c->mailbox_changed = TRUE;
+	long_command_run(c);
+}
+
+static void long_command_keepalive_timeout(struct long_command *c)
+{
+	c->keepalive_due = TRUE;
+	long_command_run(c);
+}
+
+static void long_command_input_timeout(struct long_command *c)
+{
+	c->input_timed_out = TRUE;
+	long_command_run(c);
+}
+
+static void long_command_output_timeout(struct long_command *c)
+{
+	c->output_timed_out = TRUE;
+	long_command_run(c);
+}
+
+static void long_command_timer_timeout(struct long_command_timer *timer)
+{
+	timeout_remove(&timer->to);
+	timer->fired = TRUE;
+	long_command_run(timer->cmd);
+}
+
+/* -- the end -------------------------------------------------------------- */
+
+static void long_command_detach(struct long_command *c)
+{
+	struct client *client = c->lc.client;
+	unsigned int i;
+
+	DLLIST_REMOVE(&long_commands, c);
+	for (i = 0; i < N_ELEMENTS(c->timers); i++)
+		timeout_remove(&c->timers[i].to);
+	timeout_remove(&c->to_run);
+	timeout_remove(&c->to_keepalive);
+	timeout_remove(&c->to_input);
+	timeout_remove(&c->to_output);
+	if (c->watch != NULL)
+		long_command_watch_remove(&c->watch, c);
+	if (c->sync_ctx != NULL) {
+		/* only if the connection is lost */
+		(void)imap_sync_deinit(c->sync_ctx, c->cmd);
+		c->sync_ctx = NULL;
+	}
+	if (c->mailbox_watched && client->mailbox != NULL)
+		mailbox_notify_changes_stop(client->mailbox);
+	/* ours or nobody's: core adds its own when it needs it */
+	io_remove(&client->io);
+	if (client->output_cmd_lock == c->cmd)
+		client->output_cmd_lock = NULL;
+	c->cmd->context = NULL;
+}
+
+/* Always followed by returning TRUE from the step, which frees the command. */
+static void
+long_command_finish(struct long_command *c, enum imap_long_command_why why)
+{
+	struct client_command_context *cmd = c->cmd;
+	bool started = c->phase != LONG_COMMAND_PHASE_ARGS;
+
+	long_command_detach(c);
+	if (started && c->lc.def->v.finish != NULL)
+		c->lc.def->v.finish(&c->lc, why);
+	if (c->end_text == NULL)
+		;
+	else if (c->end_is_bad)
+		client_send_command_error(cmd, c->end_text);
+	else
+		client_send_tagline(cmd, c->end_text);
+
+	if (c->args != NULL)
+		long_command_args_free(&c->args);
+	if (c->parser != NULL)
+		imap_parser_unref(&c->parser);
+	pool_unref(&c->lc.pool);
+}
+
+/* Returns the step's result. */
+static bool long_command_disconnect(struct long_command *c, const char *reason)
+{
+	/* this only marks the client; it is destroyed by the next
+	   client_continue_pending_input() or from a timeout */
+	client_disconnect(c->lc.client, reason);
+	if (long_command_is_aside(c)) {
+		/* a command cannot be freed now */
+		return FALSE;
+	}
+	c->end_text = NULL;
+	long_command_finish(c, IMAP_LONG_COMMAND_CANCELLED);
+	return TRUE;
+}
+
+/* -- the states at the end of a step -------------------------------------- */
+
+/* Core arms this when any command's output blocks and removes it only when no
+   command is left: a waiting command that was blocked once would be
+   disconnected after five quiet minutes. */
+static void long_command_stop_core_output_timeout(struct client *client)
+{
+	const struct client_command_context *cmd = client->command_queue;
+
+	for (; cmd != NULL; cmd = cmd->next) {
+		if (cmd->state == CLIENT_COMMAND_STATE_WAIT_OUTPUT)
+			return;
+	}
+	timeout_remove(&client->to_idle_output);
+}
+
+static void long_command_watch_hangup(struct long_command *c)
+{
+	struct client *client = c->lc.client;
+
+	io_remove(&client->io);
+	client->io = io_add(client->fd_in, IO_ERROR, long_command_hangup, c);
+}
+
+static bool long_command_wait(struct long_command *c)
+{
+	struct client *client = c->lc.client;
+
+	c->cmd->state = CLIENT_COMMAND_STATE_WAIT_INPUT;
+	client->input_lock = c->cmd;
+	long_command_stop_core_output_timeout(client);
+	timeout_remove(&c->to_output);
+	if (c->to_input == NULL && c->to_keepalive == NULL) {
+		c->to_input = timeout_add(c->set.input_timeout_msecs,
+					  long_command_input_timeout, c);
+	}
+	if (c->done) {
+		/* what follows is the next command */
+		long_command_watch_hangup(c);
+	} else {
+		io_remove(&client->io);
+		client->io = io_add_istream(client->input,
+					    long_command_input, c);
+	}
+	return FALSE;
+}
+
+static bool long_command_block(struct long_command *c)
+{
+	struct client *client = c->lc.client;
+	size_t size;
+
+	c->cmd->state = CLIENT_COMMAND_STATE_WAIT_OUTPUT;
+	if (client->input_lock == c->cmd)
+		client->input_lock = NULL;
+	client->output_cmd_lock = c->cmd;
+	o_stream_set_flush_pending(client->output, TRUE);
+	long_command_watch_hangup(c);
+	timeout_remove(&c->to_input);
+
+	size = o_stream_get_buffer_used_size(client->output);
+	if (c->to_output == NULL) {
+		c->to_output = timeout_add(c->set.output_timeout_msecs,
+					   long_command_output_timeout, c);
+	} else if (size < c->blocked_size) {
+		timeout_reset(c->to_output);
+	}
+	c->blocked_size = size;
+	return FALSE;
+}
+
+static bool long_command_stand_aside(struct long_command *c)
+{
+	struct client *client = c->lc.client;
+
+	c->cmd->state = CLIENT_COMMAND_STATE_WAIT_INPUT;
+	client->input_lock = c->cmd;
+	long_command_watch_hangup(c);
+	return FALSE;
+}
+
+static bool long_command_has_room(struct long_command *c)
+{
+	struct ostream *output = c->lc.client->output;
+
+	if (o_stream_get_buffer_used_size(output) <
+	    LONG_COMMAND_OUTPUT_FULL_SIZE)
+		return TRUE;
+	return o_stream_flush(output) >= 0 &&
+		o_stream_get_buffer_used_size(output) <
+		LONG_COMMAND_OUTPUT_FULL_SIZE;
+}
+
+/* -- one step ------------------------------------------------------------- */
+
+/* Returns TRUE if arguments were read and start() was called. */
+static bool long_command_read_args(struct long_command *c)
+{
+	struct client *client = c->lc.client;
+	const struct imap_arg *args;
+	const char *error;
+
+	switch (long_command_args_read(c->args, client->input,
+				       client->output)) {
+	case LONG_COMMAND_ARGS_MORE:
+		return FALSE;
+	case LONG_COMMAND_ARGS_REFUSED:
+		client->input_skip_line = FALSE;
+		c->end_is_bad = long_command_args_get_refusal(c->args,
+							      &error);
+		c->end_text = p_strdup(c->lc.pool, error);
+		return FALSE;
+	case LONG_COMMAND_ARGS_COMPLETE:
+		break;
+	}
+	client->input_skip_line = FALSE;
+	if (long_command_args_parse(c->args, &c->parser, &args, &error) < 0) {
+		imap_long_command_bad(&c->lc, error);
+		return FALSE;
+	}
+	long_command_args_free(&c->args);
+	timeout_remove(&c->to_input);
+
+	c->phase = LONG_COMMAND_PHASE_RUNNING;
+	c->lc.def->v.start(&c->lc, args);
+	return TRUE;
+}
+
+static void long_command_drop_line(struct long_command *c)
+{
+	struct client *client = c->lc.client;
+	const char *text;
+
+	if (c->args == NULL) {
+		c->args = long_command_args_init_drop("BAD Expected DONE.");
+		c->phase = LONG_COMMAND_PHASE_WRONG_LINE;
+		/* it may never end */
+		if (c->to_input == NULL) {
+			c->to_input = timeout_add(c->set.input_timeout_msecs,
+						  long_command_input_timeout,
+						  c);
+		}
+	}
+	if (long_command_args_read(c->args, client->input, client->output) ==
+	    LONG_COMMAND_ARGS_MORE)
+		return;
+	(void)long_command_args_get_refusal(c->args, &text);
+	c->end_text = p_strdup(c->lc.pool, text);
+}
+
+static void long_command_handle_lines(struct long_command *c)
+{
+	struct client *client = c->lc.client;
+	const struct imap_long_command_vfuncs *v = &c->lc.def->v;
+	const unsigned char *data, *lf;
+	const char *line;
+	size_t size, len;
+
+	while (!c->done && c->end_text == NULL) {
+		data = i_stream_get_data(client->input, &size);
+		lf = memchr(data, '\n', size);
+		if (lf == NULL) {
+			if (c->input_full)
+				long_command_drop_line(c);
+			return;
+		}
+		len = lf - data;
+		if (len > 0 && data[len-1] == '\r')
+			len--;
+		line = t_strndup(data, len);
+		if (len == 4 && strcasecmp(line, "DONE") == 0) {
+			i_stream_skip(client->input, lf - data + 1);
+			c->done = TRUE;
+			if (v->done != NULL)
+				v->done(&c->lc);
+			else
+				imap_long_command_end(&c->lc, t_strdup_printf(
+					"OK %s completed.", c->lc.def->name));
+		} else if (v->line != NULL && strlen(line) == len &&
+			   v->line(&c->lc, line)) {
+			i_stream_skip(client->input, lf - data + 1);
+		} else {
+			long_command_drop_line(c);
+			return;
+		}
+	}
+}
+
+/* Returns FALSE if the output is full. */
+static bool long_command_sync_mailbox(struct long_command *c)
+{
+	struct client *client = c->lc.client;
+
+	for (;;) {
+		if (c->sync_ctx == NULL) {
+			if (!c->mailbox_changed || client->disconnected)
+				return TRUE;
+			c->mailbox_changed = FALSE;
+			c->sync_ctx = imap_sync_init(client, client->mailbox,
+						     0, 0);
+		}
+		if (imap_sync_more(c->sync_ctx) == 0)
+			return FALSE;
+		if (imap_sync_deinit(c->sync_ctx, c->cmd) < 0) {
+			client_send_untagged_storage_error(client,
+				mailbox_get_storage(client->mailbox));
+			mailbox_notify_changes_stop(client->mailbox);
+			c->mailbox_watched = FALSE;
+			c->mailbox_changed = FALSE;
+		}
+		c->sync_ctx = NULL;
+	}
+}
+
+static void long_command_add_keepalive(struct long_command *c)
+{
+	struct client *client = c->lc.client;
+	unsigned int interval = client->set->imap_idle_notify_interval;
+
+	timeout_remove(&c->to_keepalive);
+	if (interval == 0)
+		return;
+	interval = imap_keepalive_interval_msecs(client->user->username,
+						 client->user->conn.remote_ip,
+						 interval);
+	c->to_keepalive = timeout_add(interval,
+				      long_command_keepalive_timeout, c);
+}
+
+static void long_command_send_keepalive(struct long_command *c)
+{
+	struct client *client = c->lc.client;
+	uoff_t offset = client->output->offset;
+
+	c->keepalive_due = FALSE;
+	if (o_stream_get_buffer_used_size(client->output) == 0) {
+		if (c->lc.def->v.keepalive != NULL)
+			c->lc.def->v.keepalive(&c->lc);
+		if (client->output->offset == offset && c->end_text == NULL)
+			imap_long_command_send_line(&c->lc, "* OK Still here");
+	}
+	/* as in IDLE: waiting is not being idle */
+	timeout_reset(client->to_idle);
+	long_command_add_keepalive(c);
+}
+
+static void long_command_dispatch(struct long_command *c)
+{
+	const struct imap_long_command_vfuncs *v = &c->lc.def->v;
+	unsigned int i;
+
+	if (c->changed) {
+		c->changed = FALSE;
+		if (v->change != NULL)
+			v->change(&c->lc);
+	}
+	for (i = 0; i < N_ELEMENTS(c->timers) && c->end_text == NULL; i++) {
+		if (c->timers[i].fired) {
+			c->timers[i].fired = FALSE;
+			if (v->timer != NULL)
+				v->timer(&c->lc, i);
+		}
+	}
+	if (c->keepalive_due && c->end_text == NULL)
+		long_command_send_keepalive(c);
+}
+
+/* Returns FALSE if the output is full. */
+static bool long_command_work(struct long_command *c)
+{
+	unsigned int calls = 0;
+
+	for (;;) {
+		if (!long_command_sync_mailbox(c))
+			return FALSE;
+		if (c->lc.client->disconnected)
+			return TRUE;
+		long_command_handle_lines(c);
+		if (c->phase != LONG_COMMAND_PHASE_RUNNING ||
+		    c->end_text != NULL)
+			return TRUE;
+		long_command_dispatch(c);
+		if (c->end_text != NULL)
+			return TRUE;
+		if (!long_command_has_room(c))
+			return FALSE;
+		if (!c->want_more)
+			return TRUE;
+		if (calls++ == LONG_COMMAND_MORE_MAX) {
+			c->yielding = TRUE;
+			long_command_run_later(c);
+			return TRUE;
+		}
+		T_BEGIN {
+			c->want_more = c->lc.def->v.more(&c->lc);
+		} T_END;
+		if (c->end_text != NULL)
+			return TRUE;
+	}
+}
+
+/* Returns TRUE if the command can go on, FALSE if *finished_r is the step's
+   result. */
+static bool long_command_step_begin(struct long_command *c, bool *finished_r)
+{
+	struct client *client = c->lc.client;
+
+	*finished_r = FALSE;
+	if (c->closed || client->output->closed || client->disconnected ||
+	    client->output->stream_errno != 0) {
+		*finished_r = long_command_disconnect(c, NULL);
+		return FALSE;
+	}
+	if (c->input_timed_out) {
+		client_send_line(client, "* BYE Disconnected for inactivity.");
+		*finished_r = long_command_disconnect(c,
+						      "Inactivity");
+		return FALSE;
+	}
+	if (c->output_timed_out) {
+		*finished_r = long_command_disconnect(c,
+			"Client has not read server output");
+		return FALSE;
+	}
+	if (long_command_is_aside(c)) {
+		(void)long_command_stand_aside(c);
+		return FALSE;
+	}
+	if (client->output_cmd_lock == c->cmd) {
+		if (!long_command_has_room(c)) {
+			(void)long_command_block(c);
+			return FALSE;
+		}
+		client->output_cmd_lock = NULL;
+		i_assert(client->input_lock == NULL);
+		client->input_lock = c->cmd;
+	}
+	if (c->yielding) {
+		(void)long_command_wait(c);
+		return FALSE;
+	}
+	return TRUE;
+}
+
+static bool long_command_step_inside(struct long_command *c)
+{
+	struct client *client = c->lc.client;
+	uoff_t offset = client->output->offset;
+	bool room = TRUE, finished;
+
+	if (!long_command_step_begin(c, &finished))
+		return finished;
+
+	if (c->phase == LONG_COMMAND_PHASE_WRONG_LINE)
+		long_command_drop_line(c);
+	else if (c->phase == LONG_COMMAND_PHASE_RUNNING ||
+		 long_command_read_args(c)) {
+		if (c->end_text == NULL)
+			room = long_command_work(c);
+	}
+	c->input_full = FALSE;
+
+	if (client->disconnected || client->output->closed)
+		return long_command_disconnect(c, NULL);
+	if (c->sync_ctx != NULL) {
+		/* a mailbox change is half told: finish it first */
+		return long_command_block(c);
+	}
+	if (c->end_text != NULL) {
+		long_command_finish(c,
+			c->phase == LONG_COMMAND_PHASE_WRONG_LINE ?
+			IMAP_LONG_COMMAND_WRONG_LINE :
+			IMAP_LONG_COMMAND_ENDED);
+		return TRUE;
+	}
+	if (c->to_keepalive != NULL && client->output->offset != offset)
+		long_command_add_keepalive(c);
+	return room ? long_command_wait(c) : long_command_block(c);
+}
+
+static bool long_command_step(struct client_command_context *cmd)
+{
+	struct long_command *c = cmd->context;
+	pool_t pool = c->lc.pool;
+	bool finished;
+
+	pool_ref(pool);
+	T_BEGIN {
+		if (cmd->cancel) {
+			c->end_text = NULL;
+			long_command_finish(c, IMAP_LONG_COMMAND_CANCELLED);
+			finished = TRUE;
+		} else {
+			finished = long_command_step_inside(c);
+		}
+	} T_END;
+	pool_unref(&pool);
+	return finished;
+}
+
+/* -- the beginning -------------------------------------------------------- */
+
+static unsigned int
+long_command_setting(struct client *client, const char *key,
+		     unsigned int default_msecs)
+{
+	const char *value = compat_user_setting(client->user, key), *error;
+	unsigned int msecs;
+
+	if (value == NULL)
+		return default_msecs;
+	if (settings_get_time_msecs(value, &msecs, &error) < 0 || msecs == 0) {
+		e_error(client->event, "%s: Invalid time: %s - using %u ms",
+			key, value, default_msecs);
+		return default_msecs;
+	}
+	return msecs;
+}
+
+static const struct imap_long_command_def *
+long_command_def_find(const char *name)
+{
+	const struct imap_long_command_def *def;
+
+	array_foreach_elem(&long_command_defs, def) {
+		if (strcasecmp(def->name, name) == 0)
+			return def;
+	}
+	i_unreached();
+}
+
+static void long_command_init_args(struct long_command *c)
+{
+	const struct client *client = c->lc.client;
+	struct imap_long_command_limits limits = {
+		.literal = client->set->imap_max_line_length,
+		.literal_text = "NO [LIMIT] Literal is too large.",
+		.total = LONG_COMMAND_MAX_ARGS_SIZE,
+		.total_text = "NO [LIMIT] Command is too large."
+	};
+
+	if (c->lc.def->v.limits != NULL)
+		c->lc.def->v.limits(&c->lc, &limits);
+	c->args = long_command_args_init(&limits,
+					 client->set->imap_max_line_length,
+					 client->set->imap_literal_minus);
+}
+
+static bool long_command_func(struct client_command_context *cmd)
+{
+	struct client *client = cmd->client;
+	struct long_command *c;
+	pool_t pool;
+	unsigned int i;
+
+	pool = pool_alloconly_create("imap long command", 1024);
+	c = p_new(pool, struct long_command, 1);
+	c->lc.pool = pool;
+	c->lc.client = client;
+	c->lc.def = long_command_def_find(cmd->name);
+	c->cmd = cmd;
+	c->phase = LONG_COMMAND_PHASE_ARGS;
+	for (i = 0; i < N_ELEMENTS(c->timers); i++)
+		c->timers[i].cmd = c;
+	c->set.output_timeout_msecs = long_command_setting(client,
+		"imap_long_command_output_timeout", 5*60*1000);
+	c->set.input_timeout_msecs = long_command_setting(client,
+		"imap_long_command_input_timeout", 30*60*1000);
+	c->set.check_interval_msecs = long_command_setting(client,
+		"imap_long_command_check_interval", 30*1000);
+	DLLIST_PREPEND(&long_commands, c);
+	cmd->context = c;
+	cmd->func = long_command_step;
+	long_command_init_args(c);
+	return long_command_step(cmd);
+}
+
+static void
+long_command_hook_pre(struct client_command_context *cmd ATTR_UNUSED)
+{
+}
+
+/* Another command of the session ran: it may have released the output, or have
+   let core put its own I/O in the place of ours. */
+static void long_command_hook_post(struct client_command_context *cmd)
+{
+	struct long_command *c;
+
+	for (c = long_commands; c != NULL; c = c->next) {
+		if (c->lc.client == cmd->client && c->cmd != cmd &&
+		    !cmd->client->disconnected)
+			long_command_run_later(c);
+	}
+}
+
+/* -- for the author ------------------------------------------------------- */
+
+static struct long_command *long_command_get(struct imap_long_command *lc)
+{
+	return container_of(lc, struct long_command, lc);
+}
+
+bool imap_long_command_send(struct imap_long_command *lc,
+			    const void *data, size_t size)
+{
+	struct client *client = lc->client;
+
+	if (client->output->closed)
+		return FALSE;
+	o_stream_nsend(client->output, data, size);
+	client->last_output = ioloop_time;
+	return long_command_has_room(long_command_get(lc));
+}
+
+bool imap_long_command_send_line(struct imap_long_command *lc,
+				 const char *line)
+{
+	bool ret;
+
+	T_BEGIN {
+		string_t *str = t_str_new(strlen(line) + 2);
+
+		str_append(str, line);
+		str_append(str, "\r\n");
+		ret = imap_long_command_send(lc, str_data(str), str_len(str));
+	} T_END;
+	return ret;
+}
+
+void imap_long_command_more(struct imap_long_command *lc)
+{
+	i_assert(lc->def->v.more != NULL);
+	long_command_get(lc)->want_more = TRUE;
+}
+
+void imap_long_command_end(struct imap_long_command *lc, const char *text)
+{
+	struct long_command *c = long_command_get(lc);
+
+	if (c->end_text == NULL)
+		c->end_text = p_strdup(lc->pool, text);
+}
+
+void imap_long_command_bad(struct imap_long_command *lc, const char *error)
+{
+	struct long_command *c = long_command_get(lc);
+
+	if (c->end_text == NULL) {
+		c->end_is_bad = TRUE;
+		c->end_text = p_strdup(lc->pool, error);
+	}
+}
+
+void imap_long_command_set_timer(struct imap_long_command *lc,
+				 unsigned int id, unsigned int msecs)
+{
+	struct long_command *c = long_command_get(lc);
+
+	i_assert(id < IMAP_LONG_COMMAND_TIMERS);
+	imap_long_command_stop_timer(lc, id);
+	c->timers[id].to = timeout_add(msecs, long_command_timer_timeout,
+				       &c->timers[id]);
+}
+
+void imap_long_command_stop_timer(struct imap_long_command *lc,
+				  unsigned int id)
+{
+	struct long_command *c = long_command_get(lc);
+
+	i_assert(id < IMAP_LONG_COMMAND_TIMERS);
+	timeout_remove(&c->timers[id].to);
+	c->timers[id].fired = FALSE;
+}
+
+void imap_long_command_watch_path(struct imap_long_command *lc,
+				  const char *path)
+{
+	struct long_command *c = long_command_get(lc);
+
+	if (c->watch != NULL)
+		long_command_watch_remove(&c->watch, c);
+	c->watch = long_command_watch_add(c, path, c->set.check_interval_msecs);
+}
+
+void imap_long_command_watch_mailbox(struct imap_long_command *lc)
+{
+	struct long_command *c = long_command_get(lc);
+
+	i_assert(lc->def->uses_mailbox);
+	if (lc->client->mailbox == NULL || c->mailbox_watched)
+		return;
+	mailbox_notify_changes(lc->client->mailbox,
+			       long_command_mailbox_notify, c);
+	c->mailbox_watched = TRUE;
+	/* there may be changes already */
+	c->mailbox_changed = TRUE;
+}
+
+void imap_long_command_keepalive(struct imap_long_command *lc)
+{
+	struct long_command *c = long_command_get(lc);
+
+	if (c->to_keepalive == NULL)
+		long_command_add_keepalive(c);
+	if (c->to_keepalive != NULL)
+		timeout_remove(&c->to_input);
+}
+
+void imap_long_command_register(const struct imap_long_command_def *def)
+{
+	array_push_back(&long_command_defs, &def);
+	/* IDLE's flags for those that use the mailbox */
+	command_register(def->name, long_command_func, !def->uses_mailbox ? 0 :
+			 COMMAND_FLAG_BREAKS_SEQS |
+			 COMMAND_FLAG_REQUIRES_SYNC |
+			 COMMAND_FLAG_BREAKS_MAILBOX);
+}
+
+void imap_long_command_unregister(const struct imap_long_command_def *def)
+{
+	const struct imap_long_command_def *const *defp;
+
+	array_foreach(&long_command_defs, defp) {
+		if (*defp == def) {
+			array_delete(&long_command_defs,
+				array_foreach_idx(&long_command_defs, defp),
+				1);
+			command_unregister(def->name);
+			return;
+		}
+	}
+	i_unreached();
+}
+
+/* -- the plugin ----------------------------------------------------------- */
+
+const char *imap_long_command_plugin_version = DOVECOT_ABI_VERSION;
+const char imap_long_command_plugin_binary_dependency[] = "imap";
+
+void imap_long_command_plugin_init(struct module *module ATTR_UNUSED)
+{
+	i_array_init(&long_command_defs, 8);
+	command_hook_register(long_command_hook_pre, long_command_hook_post);
+}
+
+void imap_long_command_plugin_deinit(void)
+{
+	command_hook_unregister(long_command_hook_pre, long_command_hook_post);
+	i_assert(long_commands == NULL);
+	array_free(&long_command_defs);
+}
