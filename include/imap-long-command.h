@@ -131,6 +131,10 @@ bool imap_long_command_send_line(struct imap_long_command *lc,
 /* Calls more() when there is room, after this callback has returned. */
 void imap_long_command_more(struct imap_long_command *lc);
 
+/* The client sends nothing to this command: what follows its line are its next
+   commands. For commands that are not ended by DONE; call it in start(). */
+void imap_long_command_no_input(struct imap_long_command *lc);
+
 /* Ends the command with a tagged reply, e.g. "OK Clock stopped.". The first
    call counts. */
 void imap_long_command_end(struct imap_long_command *lc, const char *text);

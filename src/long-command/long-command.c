@@ -91,6 +91,7 @@ struct long_command {
 	bool want_more:1;
 	/* more() goes on when to_run fires, and not before */
 	bool yielding:1;
+	/* no more input is for this command */
 	bool done:1;
 	bool mailbox_watched:1;
 	bool keepalive_wanted:1;
@@ -825,6 +826,11 @@ void imap_long_command_more(struct imap_long_command *lc)
 {
 	i_assert(lc->def->v.more != NULL);
 	long_command_get(lc)->want_more = TRUE;
+}
+
+void imap_long_command_no_input(struct imap_long_command *lc)
+{
+	long_command_get(lc)->done = TRUE;
 }
 
 void imap_long_command_end(struct imap_long_command *lc, const char *text)

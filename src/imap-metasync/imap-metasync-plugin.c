@@ -1,0 +1,42 @@
+/* Registers XMETASYNC and XMETASET, and their capability for users who have the
+   metasync plugin. */
+
+#include "imap-metasync.h"
+#include "module-dir.h"
+#include "imap-metasync-plugin.h"
+
+static struct module *imap_metasync_module;
+static imap_client_created_func_t *next_hook_client_created;
+
+static void imap_metasync_client_created(struct client **client)
+{
+	if (mail_user_is_plugin_loaded((*client)->user,
+				       imap_metasync_module) &&
+	    metasync_user_is_enabled((*client)->user))
+		client_add_capability(*client, "XMETASYNC");
+
+	if (next_hook_client_created != NULL)
+		next_hook_client_created(client);
+}
+
+const char *imap_metasync_plugin_version = DOVECOT_ABI_VERSION;
+const char *imap_metasync_plugin_dependencies[] = {
+	"imap_long_command", "metasync", NULL
+};
+const char imap_metasync_plugin_binary_dependency[] = "imap";
+
+void imap_metasync_plugin_init(struct module *module)
+{
+	imap_metasync_module = module;
+	imap_long_command_register(&imap_metasync_cmd_xmetasync);
+	imap_long_command_register(&imap_metasync_cmd_xmetaset);
+	next_hook_client_created =
+		imap_client_created_hook_set(imap_metasync_client_created);
+}
+
+void imap_metasync_plugin_deinit(void)
+{
+	imap_client_created_hook_set(next_hook_client_created);
+	imap_long_command_unregister(&imap_metasync_cmd_xmetaset);
+	imap_long_command_unregister(&imap_metasync_cmd_xmetasync);
+}

@@ -1,0 +1,92 @@
+#ifndef IMAP_METASYNC_H
+#define IMAP_METASYNC_H
+
+/* XMETASYNC and XMETASET: what the two commands share. The protocol is described
+   in docs/protocol.md. */
+
+#include "imap-common.h"
+#include "imap-long-command.h"
+#include "metasync.h"
+
+struct imap_arg;
+
+/* Entries named in one command, and changes in one set, at most. */
+#define IMAP_METASYNC_MAX_ENTRIES 100
+
+extern const struct imap_long_command_def imap_metasync_cmd_xmetasync;
+extern const struct imap_long_command_def imap_metasync_cmd_xmetaset;
+
+/* -- metasync-args.c ------------------------------------------------------- */
+
+/* Why arguments were refused: text is a tagged reply, or a syntax error for
+   imap_long_command_bad(). Texts are from lc->pool or constants. */
+struct imap_metasync_refusal {
+	const char *text;
+	bool syntax;
+};
+
+
+struct imap_metasync_watch {
+	struct store_filter filter;
+	/* SINCE, and the watch token that came with it */
+	bool have_since;
+	struct store_pos since;
+	uint64_t since_token;
+	/* this command's token: a hash of all that decides what is sent */
+	uint64_t token;
+	bool names, once, have_max_size;
+	uint64_t max_size;
+};
+
+/* All memory is from lc->pool. Returns 0, or -1 with *refusal_r. */
+int imap_metasync_parse_watch(struct imap_long_command *lc,
+			      const struct imap_arg *args,
+			      struct imap_metasync_watch *watch_r,
+			      struct imap_metasync_refusal *refusal_r);
+
+struct imap_metasync_set {
+	struct store_condition condition;
+	struct store_change *changes;
+	size_t count;
+};
+/* The same. Values point into the arguments. */
+int imap_metasync_parse_set(struct imap_long_command *lc,
+			    const struct imap_arg *args,
+			    struct imap_metasync_set *set_r,
+			    struct imap_metasync_refusal *refusal_r);
+
+void imap_metasync_refuse(struct imap_long_command *lc,
+			  const struct imap_metasync_refusal *refusal);
+
+/* -- metasync-reply.c ------------------------------------------------------ */
+
+/* Sends METADATA responses; collects small ones. Owned by the command. */
+struct imap_metasync_output {
+	struct imap_long_command *lc;
+	string_t *buf;
+	/* the mailbox name converted last */
+	string_t *vname, *mailbox;
+	/* bytes sent since the caller set it to 0 */
+	uoff_t bytes;
+};
+
+void imap_metasync_output_init(struct imap_metasync_output *output,
+			       struct imap_long_command *lc);
+void imap_metasync_output_deinit(struct imap_metasync_output *output);
+/* * METADATA with the value (or NIL), or with the name only if it is not to be
+   shown. Returns FALSE if it is time to stop. */
+bool imap_metasync_output_entry(struct imap_metasync_output *output,
+				const struct store_entry *entry);
+void imap_metasync_output_line(struct imap_metasync_output *output,
+			       const char *line);
+/* Hands everything to the framework. Must be called at the end of a callback. */
+void imap_metasync_output_flush(struct imap_metasync_output *output);
+
+/* The tagged reply for a store's error (data stack). */
+const char *imap_metasync_error_reply(const struct store_error *error,
+				      const struct store_limits *limits);
+/* Logs the error if it is one for the operator, and ends the command. */
+void imap_metasync_end_error(struct imap_long_command *lc,
+			     const struct store_error *error);
+
+#endif

@@ -1,0 +1,190 @@
+/* How entries, values and errors are written to the client. */
+
+#include "imap-metasync.h"
+#include "str.h"
+#include "imap-quote.h"
+#include "imap-utf7.h"
+
+/* Values up to this size are quoted if their bytes allow it. */
+#define METASYNC_QUOTED_MAX_SIZE 200
+/* Collected before it is handed on. */
+#define METASYNC_OUTPUT_SIZE (16*1024)
+
+void imap_metasync_output_init(struct imap_metasync_output *output,
+			       struct imap_long_command *lc)
+{
+	i_zero(output);
+	output->lc = lc;
+	output->buf = str_new(default_pool, 1024);
+	output->vname = str_new(default_pool, 64);
+	output->mailbox = str_new(default_pool, 64);
+}
+
+void imap_metasync_output_deinit(struct imap_metasync_output *output)
+{
+	str_free(&output->buf);
+	str_free(&output->vname);
+	str_free(&output->mailbox);
+}
+
+static bool output_send(struct imap_metasync_output *output)
+{
+	bool ret = imap_long_command_send(output->lc, str_data(output->buf),
+					  str_len(output->buf));
+
+	str_truncate(output->buf, 0);
+	return ret;
+}
+
+void imap_metasync_output_flush(struct imap_metasync_output *output)
+{
+	if (str_len(output->buf) > 0)
+		(void)output_send(output);
+}
+
+static void
+output_append_mailbox(struct imap_metasync_output *output, const char *vname)
+{
+	if (str_len(output->mailbox) == 0 ||
+	    strcmp(str_c(output->vname), vname) != 0) {
+		str_truncate(output->vname, 0);
+		str_append(output->vname, vname);
+		str_truncate(output->mailbox, 0);
+		T_BEGIN {
+			const char *mutf7;
+
+			if (t_imap_utf8_to_utf7(vname, &mutf7) < 0)
+				i_unreached(); /* checked when it came in */
+			imap_append_quoted(output->mailbox, mutf7);
+		} T_END;
+	}
+	str_append_str(output->buf, output->mailbox);
+}
+
+static void output_append_name(string_t *buf, const char *name)
+{
+	const char *p;
+
+	for (p = name; *p != '\0'; p++) {
+		if (!i_isalnum(*p) && strchr("/._-", *p) == NULL) {
+			imap_append_quoted(buf, name);
+			return;
+		}
+	}
+	str_append(buf, name);
+}
+
+static bool value_can_be_quoted(const unsigned char *value, size_t size)
+{
+	size_t i;
+
+	if (size > METASYNC_QUOTED_MAX_SIZE)
+		return FALSE;
+	for (i = 0; i < size; i++) {
+		if (value[i] == '\0' || value[i] == '\r' ||
+		    value[i] == '\n' || value[i] >= 0x80)
+			return FALSE;
+	}
+	return TRUE;
+}
+
+static void
+output_append_value(string_t *buf, const unsigned char *value, size_t size)
+{
+	size_t i;
+
+	if (value_can_be_quoted(value, size)) {
+		str_append_c(buf, '"');
+		for (i = 0; i < size; i++) {
+			if (value[i] == '"' || value[i] == '\\')
+				str_append_c(buf, '\\');
+			str_append_c(buf, value[i]);
+		}
+		str_append_c(buf, '"');
+		return;
+	}
+	str_printfa(buf, "%s{%zu}\r\n",
+		    memchr(value, '\0', size) != NULL ? "~" : "", size);
+	buffer_append(buf, value, size);
+}
+
+bool imap_metasync_output_entry(struct imap_metasync_output *output,
+				const struct store_entry *entry)
+{
+	string_t *buf = output->buf;
+	size_t old_len = str_len(buf);
+
+	str_append(buf, "* METADATA ");
+	output_append_mailbox(output, entry->mailbox);
+	str_append_c(buf, ' ');
+	if (!entry->removed && entry->value == NULL) {
+		output_append_name(buf, entry->name);
+		str_append(buf, "\r\n");
+	} else {
+		str_append_c(buf, '(');
+		output_append_name(buf, entry->name);
+		str_append_c(buf, ' ');
+		if (entry->removed)
+			str_append(buf, "NIL");
+		else
+			output_append_value(buf, entry->value,
+					    entry->value_size);
+		str_append(buf, ")\r\n");
+	}
+	output->bytes += str_len(buf) - old_len;
+	return str_len(buf) < METASYNC_OUTPUT_SIZE || output_send(output);
+}
+
+void imap_metasync_output_line(struct imap_metasync_output *output,
+			       const char *line)
+{
+	str_append(output->buf, line);
+	str_append(output->buf, "\r\n");
+}
+
+const char *imap_metasync_error_reply(const struct store_error *error,
+				      const struct store_limits *limits)
+{
+	switch (error->status) {
+	case STORE_VALUE_TOO_BIG:
+		return t_strdup_printf("NO [METADATA MAXSIZE %"PRIu64"] "
+				       "Value is too large.", limits->value);
+	case STORE_TOO_MANY:
+		return "NO [METADATA TOOMANY] Too many entries.";
+	case STORE_OVER_BYTES:
+		return "NO [OVERQUOTA] Entries take too much space.";
+	case STORE_LIMIT:
+		return "NO [LIMIT] Too many changes, or a name is too long.";
+	case STORE_BUSY:
+		return "NO [UNAVAILABLE] The store is busy, try again.";
+	case STORE_CORRUPT:
+		return "NO [CORRUPTION] The store is damaged.";
+	case STORE_NEWER_SCHEMA:
+	case STORE_REFUSED:
+	case STORE_FAILED:
+		return "NO [UNAVAILABLE] The store cannot be used.";
+	case STORE_OK:
+	case STORE_MODIFIED:
+	case STORE_RESET:
+	case STORE_INVALID:
+		break;
+	}
+	i_unreached();
+}
+
+void imap_metasync_end_error(struct imap_long_command *lc,
+			     const struct store_error *error)
+{
+	switch (error->status) {
+	case STORE_VALUE_TOO_BIG:
+	case STORE_TOO_MANY:
+	case STORE_OVER_BYTES:
+	case STORE_LIMIT:
+		break;
+	default:
+		metasync_user_log(lc->client->user, error);
+		break;
+	}
+	imap_long_command_end(lc, imap_metasync_error_reply(error,
+		metasync_user_limits(lc->client->user)));
+}
