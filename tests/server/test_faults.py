@@ -1,0 +1,235 @@
+"""A store that cannot be used: what the client is told, that the connection lives, that the operator gets a
+line, and that all is well again when the cause is gone."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+
+import pytest
+
+from metasync import Watch, last, put, sane
+
+A = b"/private/vendor/test/a"
+SET = b'XMETASET "" (%s "x")' % A
+SYNC = b'XMETASYNC (ONCE) "" ' + A
+
+
+def directory(server, user):
+    return os.path.join(server.home(user), "metasync")
+
+
+def prepare(server, user, make):
+    """The home exists, the session is not there yet: make(dir) breaks the store."""
+    c = server.login(user)
+    put(c, [(A, b'"old"')])
+    c.logout()
+    make(directory(server, user))
+
+
+def owned(server, path):
+    """Files that the test makes belong to the user of the mail processes."""
+    if os.getuid() == 0:
+        os.chown(path, server.mail_uid, server.mail_gid, follow_symlinks=False)
+
+
+def refused(server, user, code):
+    c = server.login(user)
+    for command in (SET, SYNC):
+        line = last(c, command)
+        assert line.startswith(b"T NO [%s] " % code), line
+    sane(c)
+    return c
+
+
+def test_directory_is_a_file(server, user):
+    def make(d):
+        shutil.rmtree(d)
+        with open(d, "w"):
+            pass
+        owned(server, d)
+    prepare(server, user, make)
+    c = refused(server, user, b"UNAVAILABLE")
+    # the cause goes: the same session works
+    os.remove(directory(server, user))
+    put(c, [(A, b'"new"')])
+
+
+def test_directory_is_a_link(server, user):
+    def make(d):
+        os.rename(d, d + "-elsewhere")
+        os.symlink(d + "-elsewhere", d)
+        owned(server, d)
+    prepare(server, user, make)
+    refused(server, user, b"UNAVAILABLE")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to make another user's files")
+def test_directory_is_another_users(server, user):
+    prepare(server, user, lambda d: os.chown(d, server.mail_uid + 1, server.mail_gid))
+    refused(server, user, b"UNAVAILABLE")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to make another user's files")
+def test_link_to_another_users_store(server, user):
+    """A user's directory that leads to somebody else's store."""
+    def make(d):
+        os.rename(d, d + "-other")
+        os.chown(d + "-other", server.mail_uid + 1, server.mail_gid)
+        os.symlink(d + "-other", d)
+        owned(server, d)
+    prepare(server, user, make)
+    refused(server, user, b"UNAVAILABLE")
+
+
+def test_database_is_a_link(server, user):
+    def make(d):
+        os.rename(d + "/store.db", d + "/elsewhere")
+        os.symlink("elsewhere", d + "/store.db")
+        owned(server, d + "/store.db")
+    prepare(server, user, make)
+    refused(server, user, b"UNAVAILABLE")
+
+
+def test_directory_is_not_writable(server, user):
+    def make(d):
+        shutil.rmtree(d)
+        os.chmod(server.home(user), 0o500)
+    prepare(server, user, make)
+    c = refused(server, user, b"UNAVAILABLE")
+    os.chmod(server.home(user), 0o700)
+    put(c, [(A, b'"new"')])
+
+
+def test_newer_schema(server, user):
+    def make(d):
+        db = sqlite3.connect(d + "/store.db")
+        db.execute("PRAGMA user_version = 99")
+        db.close()
+        for name in os.listdir(d):
+            owned(server, os.path.join(d, name))
+    prepare(server, user, make)
+    refused(server, user, b"UNAVAILABLE")
+
+
+@pytest.mark.parametrize("content", ["zeros", "garbage", "truncated"])
+def test_damaged_database(server, user, content):
+    def make(d):
+        path = d + "/store.db"
+        size = os.path.getsize(path)
+        with open(path, "r+b") as f:
+            if content == "zeros":
+                f.write(bytes(size))
+            elif content == "garbage":
+                f.write(b"garbage!" * (size // 8))
+            else:
+                f.truncate(size // 2 + 100)
+    prepare(server, user, make)
+    refused(server, user, b"CORRUPTION")
+    # nothing was deleted
+    assert os.path.getsize(directory(server, user) + "/store.db") > 0
+
+
+def test_locked_store(make_server):
+    with make_server(plugin={"metasync_busy_timeout": "500ms"}) as server:
+        c = server.login("u1")
+        put(c, [(A, b'"1"')])
+        w = Watch(server.login("u1"), b'"" /private').catch_up()
+        db = sqlite3.connect(directory(server, "u1") + "/store.db", isolation_level=None)
+        db.execute("BEGIN IMMEDIATE")
+        assert last(c, SET).startswith(b"T NO [UNAVAILABLE] ")
+        # reading goes on
+        assert last(c, SYNC).startswith(b"T OK ")
+        db.execute("ROLLBACK")
+        db.close()
+        put(c, [(A, b'"2"')])
+        w.until("marker")
+        assert w.state == {(b"", A): b"2"}
+        w.done()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to mount a small file system")
+def test_disk_full(make_server, tmp_path):
+    """A file system of one megabyte. The write that does not fit is not half there."""
+    mount = str(tmp_path / "small")
+    os.mkdir(mount)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m,mode=777", "tmpfs", mount],
+                      capture_output=True).returncode != 0:
+        pytest.skip("cannot mount")
+    try:
+        with make_server(plugin={"metasync_dir": mount + "/%u"}) as server:
+            c = server.login("u1")
+            w = Watch(server.login("u1"), b'"" /private').catch_up()
+            stored, refusal = 0, b""
+            while stored < 100 and not refusal:
+                line = last(c, b'XMETASET "" (/private/a/%d {300000+}\r\n%s /private/b/%d "x")'
+                            % (stored, b"v" * 300000, stored))
+                if line.startswith(b"T OK "):
+                    stored += 1
+                else:
+                    refusal = line
+            assert refusal.startswith(b"T NO [UNAVAILABLE] "), refusal
+            assert stored > 0
+            sane(c)
+            fresh = Watch(server.login("u1"), b'"" /private').catch_up().done()
+            assert len(fresh.state) == 2 * stored
+            while len(w.state) < 2 * stored:
+                w.until("marker")
+            w.done()
+    finally:
+        subprocess.run(["umount", "-l", mount], check=True)
+
+
+def test_wake_file_removed(make_server):
+    with make_server(plugin={"imap_long_command_check_interval": "1s"}) as server:
+        c = server.login("u1")
+        put(c, [(A, b'"1"')])
+        w = Watch(server.login("u1"), b'"" /private').catch_up()
+        os.remove(directory(server, "u1") + "/wake")
+        pos = put(c, [(A, b'"2"')])
+        w.until("marker")
+        assert w.mark[:2] == pos
+        # the writer has made a new one
+        assert os.path.getsize(directory(server, "u1") + "/wake") == 8
+        pos = put(c, [(A, b'"3"')])
+        w.until("marker")
+        assert w.mark[:2] == pos
+        w.done()
+
+
+def test_a_writer_that_dies_before_the_wake(make_server):
+    """The slow check finds what no event told."""
+    with make_server(plugin={"imap_long_command_check_interval": "1s"}) as server:
+        c = server.login("u1")
+        put(c, [(A, b'"1"')])
+        w = Watch(server.login("u1"), b'"" /private').catch_up()
+        db = sqlite3.connect(directory(server, "u1") + "/store.db")
+        db.execute("UPDATE meta SET modseq = modseq + 1")
+        db.execute("UPDATE entry SET modseq = (SELECT modseq FROM meta), value = x'32'")
+        db.commit()
+        db.close()
+        w.until("marker")
+        assert w.state == {(b"", A): b"2"}
+        w.done()
+
+
+def test_restored_backup(server, user):
+    """An older copy in the place of the store: everybody starts from a snapshot."""
+    d = directory(server, user)
+    c = server.login(user)
+    put(c, [(A, b'"backup"')])
+    c.logout()
+    shutil.copytree(d, d + "-copy")
+    c = server.login(user)
+    put(c, [(A, b'"lost"')])
+    w = Watch(c, b'"" /private').catch_up().done()
+    c.logout()
+    shutil.rmtree(d)
+    os.rename(d + "-copy", d)
+    for path in [d] + [os.path.join(d, name) for name in os.listdir(d)]:
+        owned(server, path)
+    w.client = server.login(user)
+    w.catch_up(w.mark)
+    assert any(line.startswith(b"* OK [XMETASYNC RESET]") for line in w.log)
+    assert w.state == {(b"", A): b"backup"}
+    w.done()

@@ -1,0 +1,118 @@
+"""Many writers, many readers, one account: writers always set two entries together, each reader goes at its
+own speed, leaves, comes back, resumes from markers and from PARTIAL marks. At each full marker the two
+entries of each pair are equal, and at rest every reader holds exactly the store."""
+
+import random
+import threading
+import time
+
+import pytest
+
+from metasync import Watch, last
+
+PAIRS = 6
+PADS = (10, 1000, 60000)
+
+
+def check_pairs(state):
+    for i in range(PAIRS):
+        a = state.get((b"", b"/private/pair/%d/a" % i))
+        b = state.get((b"", b"/private/pair/%d/b" % i))
+        assert a == b, "pair %d is torn: %r… %r…" % (i, (a or b"-")[:20], (b or b"-")[:20])
+
+
+class Writer(threading.Thread):
+    def __init__(self, client, seed, until):
+        super().__init__()
+        self.client, self.random, self.until = client, random.Random(seed), until
+        self.seed, self.sets, self.error = seed, 0, None
+
+    def run(self):
+        try:
+            while time.monotonic() < self.until:
+                i = self.random.randrange(PAIRS)
+                if self.random.random() < 0.2:
+                    value = b"NIL"
+                else:
+                    body = b"%d-%d-" % (self.seed, self.sets)
+                    body += b"x" * self.random.choice(PADS)
+                    value = b"{%d+}\r\n%s" % (len(body), body)
+                line = last(self.client, b'XMETASET "" (/private/pair/%d/a %s /private/pair/%d/b %s)'
+                            % (i, value, i, value))
+                assert line.startswith(b"T OK "), line
+                self.sets += 1
+        except BaseException as error:
+            self.error = error
+
+
+class Reader(threading.Thread):
+    """Runs until told to rest, then catches up once more."""
+
+    def __init__(self, login, seed, rest):
+        super().__init__()
+        self.login, self.random, self.rest = login, random.Random(seed), rest
+        self.watch, self.markers, self.partials, self.error = None, 0, 0, None
+
+    def resume(self, state, mark):
+        client = self.login()
+        self.watch = Watch(client, b'"" /private/pair', state=state)
+        self.watch.start(mark)
+
+    def read(self):
+        kind = self.watch.handle(self.watch.client.read_response())
+        if kind == "marker":
+            self.markers += 1
+            check_pairs(self.watch.state)
+        elif kind == "partial":
+            self.partials += 1
+        return kind
+
+    def run(self):
+        try:
+            self.resume({}, None)
+            while not self.rest.is_set():
+                kind = self.read()
+                if kind == "partial" and self.random.random() < 0.5:
+                    # keep what was told so far, lose the connection
+                    self.watch.commit()
+                    self.watch.client.reset()
+                    self.resume(self.watch.state, self.watch.partial)
+                elif kind == "marker" and self.random.random() < 0.05:
+                    # without a goodbye; what comes after the marker is dropped
+                    self.watch.client.reset()
+                    self.resume(self.watch.state, self.watch.mark)
+                elif self.random.random() < 0.05:
+                    # a slow reader: waits for the writers, not for a clock
+                    self.rest.wait(self.random.random() * 0.2)
+            # the end: everything that is there
+            self.watch.client.reset()
+            self.resume(self.watch.state, self.watch.mark)
+            while self.read() != "idling":
+                pass
+            self.watch.done()
+        except BaseException as error:
+            self.error = error
+
+
+@pytest.mark.parametrize("seconds", [8])
+def test_pairs_are_never_torn(server, user, seconds):
+    until = time.monotonic() + seconds
+    rest = threading.Event()
+    writers = [Writer(server.login(user), i, until) for i in range(3)]
+    readers = [Reader(lambda: server.login(user), 100 + i, rest) for i in range(5)]
+    for thread in writers + readers:
+        thread.start()
+    for thread in writers:
+        thread.join()
+    rest.set()
+    for thread in readers:
+        thread.join()
+    for thread in writers + readers:
+        if thread.error:
+            raise thread.error
+    truth = Watch(server.login(user), b'"" /private/pair').catch_up().done()
+    # a set that removes what is not there is no change, all others count
+    assert 1 < truth.mark[1] <= 1 + sum(w.sets for w in writers)
+    for reader in readers:
+        assert reader.watch.state == truth.state
+        assert reader.markers > 1

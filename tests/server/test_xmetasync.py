@@ -1,0 +1,500 @@
+"""XMETASYNC, rule by rule (docs/protocol.md)."""
+
+import re
+
+import pytest
+
+from metasync import MARK, Watch, ask, last, lines_until, put, sane
+
+A = b"/private/vendor/test/a"
+B = b"/private/vendor/test/b"
+
+
+@pytest.mark.valgrind
+def test_capability_after_login_only(client, user):
+    c = client(user, login=False)
+    assert b"XMETASYNC" not in ask(c, b"CAPABILITY")[0]
+    assert last(c, b"LOGIN %s pass" % user.encode()).startswith(b"T OK")
+    assert b" XMETASYNC" in ask(c, b"CAPABILITY")[0]
+
+
+@pytest.mark.valgrind
+def test_first_sync_of_an_empty_account(client, user):
+    c = client(user)
+    w = Watch(c, b'"" /private').catch_up()
+    assert re.match(rb"\* OK \[XMETASYNC LIMITS \(VALUE 1048576 ENTRIES 10000 BYTES 16777216 "
+                    rb"NAME 1024 SET 100\)\] ", w.log[0])
+    assert MARK.match(w.log[1])
+    assert w.log[2:] == [b"+ idling"]
+    assert w.mark[1] == 1
+    w.done()
+    sane(c)
+
+
+@pytest.mark.valgrind
+def test_snapshot_push_and_resume(client, user):
+    c, d = client(user), client(user)
+    first = put(c, [(A, b'"1"'), (B, b'""')])
+    w = Watch(d, b'"" /private/vendor/test').catch_up()
+    assert w.state == {(b"", A): b"1", (b"", B): b""}
+    assert w.mark[:2] == first
+    # a push, with its value and a marker
+    second = put(c, [(A, b'"2"')])
+    assert second == (first[0], first[1] + 1)
+    w.until("marker")
+    assert w.log[-2] == b'* METADATA "" (/private/vendor/test/a "2")'
+    assert w.mark[:2] == second
+    w.done()
+    # away, missing three changes
+    put(c, [(A, b'"3"')])
+    put(c, [(B, b"NIL")])
+    third = put(c, [(b"/private/vendor/test/c", b'"new"')])
+    w.catch_up(w.mark)
+    assert w.entries() == [b'* METADATA "" (/private/vendor/test/a "3")',
+                           b'* METADATA "" (/private/vendor/test/b NIL)',
+                           b'* METADATA "" (/private/vendor/test/c "new")']
+    assert w.mark[:2] == third
+    w.done()
+    # nothing missed
+    w.catch_up(w.mark)
+    assert w.entries() == []
+    w.done()
+
+
+def test_newest_value_only(client, user):
+    c, d = client(user), client(user)
+    w = Watch(d, b'"" /private').catch_up().done()
+    for i in range(5):
+        put(c, [(A, b'"%d"' % i)])
+    w.catch_up(w.mark)
+    assert w.entries() == [b'* METADATA "" (/private/vendor/test/a "4")']
+    w.done()
+
+
+def test_a_snapshot_has_no_removed_entries(client, user):
+    c = client(user)
+    put(c, [(A, b'"1"'), (B, b'"2"')])
+    put(c, [(B, b"NIL")])
+    w = Watch(c, b'"" /private').catch_up()
+    assert w.entries() == [b'* METADATA "" (/private/vendor/test/a "1")']
+    w.done()
+
+
+def test_own_writes_come_back(client, user):
+    c = client(user)
+    w = Watch(c, b'"" /private').catch_up().done()
+    pos = put(c, [(A, b'"mine"')])
+    w.catch_up(w.mark)
+    assert w.state == {(b"", A): b"mine"} and w.mark[:2] == pos
+    w.done()
+
+
+def test_equal_value_is_no_change_and_wakes_nobody(client, user):
+    c, d = client(user), client(user)
+    pos = put(c, [(A, b'"1"')])
+    w = Watch(d, b'"" /private').catch_up()
+    assert put(c, [(A, b'"1"')]) == pos
+    assert put(c, [(B, b"NIL")]) == pos
+    put(c, [(B, b'"x"')])
+    w.until("marker")
+    assert w.log[-2:-1] == [b'* METADATA "" (/private/vendor/test/b "x")']
+    assert w.mark[1] == pos[1] + 1
+    w.done()
+
+
+def test_a_set_has_one_modseq_and_one_marker(client, user):
+    c, d = client(user), client(user)
+    w = Watch(d, b'"" /private').catch_up()
+    put(c, [(b"/private/vendor/test/%03d" % i, b'"%d"' % i) for i in range(100)])
+    w.until("marker")
+    assert len(w.state) == 100 and w.mark[1] == 2
+    w.done()
+
+
+# -- scopes, entries, depth ------------------------------------------------------------------------
+
+def names(w):
+    return sorted((m.decode(), n.decode()) for m, n in w.state)
+
+
+@pytest.fixture
+def tree(client, user):
+    c = client(user)
+    for box in (b"Work", b"Work/Old", b"Workshop", b"Play"):
+        assert last(c, b"CREATE " + box).startswith(b"T OK")
+    put(c, [(b"/private/vendor/t", b'"0"'), (b"/private/vendor/t/a", b'"1"'),
+            (b"/private/vendor/t/a/b", b'"2"'), (b"/private/vendor/tt", b'"no"'),
+            (b"/shared/vendor/t", b'"s"')])
+    for box in (b"INBOX", b"Work", b"Work/Old", b"Workshop", b"Play"):
+        put(c, [(b"/private/comment", b'"%s"' % box)], mailbox=b'"%s"' % box)
+    return c
+
+
+@pytest.mark.parametrize("depth, expected", [
+    (b"", ["/private/vendor/t"]),
+    (b"DEPTH 0", ["/private/vendor/t"]),
+    (b"DEPTH 1", ["/private/vendor/t", "/private/vendor/t/a"]),
+    (b"depth INFINITY", ["/private/vendor/t", "/private/vendor/t/a", "/private/vendor/t/a/b"]),
+])
+def test_depth(tree, depth, expected):
+    w = Watch(tree, b'"" /private/vendor/t', options=depth).catch_up().done()
+    assert names(w) == [("", n) for n in expected]
+
+
+@pytest.mark.parametrize("selection, expected", [
+    (b'"" /shared', [""]),
+    (b"(SERVER) /shared", [""]),
+    (b"Work /private", ["Work"]),
+    (b'"Work" (/private)', ["Work"]),
+    (b"inbox /private", ["INBOX"]),
+    (b"(PERSONAL) /private", ["INBOX", "Play", "Work", "Work/Old", "Workshop"]),
+    (b"(SUBTREE Work) /private", ["Work", "Work/Old"]),
+    (b"(SERVER SUBTREE Work) (/private/comment /shared/vendor)", ["", "Work", "Work/Old"]),
+    (b'Work /private Play /private "" /shared', ["", "Play", "Work"]),
+    (b"(SUBTREE Nothing) /private", []),
+])
+def test_scopes(tree, selection, expected):
+    w = Watch(tree, selection).catch_up().done()
+    assert sorted(m for m, n in names(w)) == expected
+
+
+def test_personal_covers_mailboxes_of_the_future(client, user):
+    c, d = client(user), client(user)
+    w = Watch(c, b"(PERSONAL) /private").catch_up()
+    assert last(d, b"CREATE Later").startswith(b"T OK")
+    put(d, [(b"/private/comment", b'"x"')], mailbox=b"Later")
+    w.until("marker")
+    assert names(w) == [("Later", "/private/comment")]
+    w.done()
+
+
+def test_mailbox_names_in_utf7(client, user):
+    c = client(user)
+    assert last(c, b'CREATE "&AMQ-rger"').startswith(b"T OK")
+    put(c, [(b"/private/comment", b'"x"')], mailbox=b'"&AMQ-rger"')
+    w = Watch(c, b'"&AMQ-rger" /private').catch_up().done()
+    assert w.entries() == [b'* METADATA "&AMQ-rger" (/private/comment "x")']
+
+
+def test_unwatched_changes_move_the_bookmark_with_the_keepalive(make_server):
+    with make_server(extra="imap_idle_notify_interval = 1s\n") as server:
+        c, d = server.login("u1"), server.login("u1")
+        w = Watch(d, b'"" /private/vendor/watched').catch_up()
+        pos = put(c, [(b"/private/vendor/other", b'"1"')])
+        while w.mark[:2] != pos:
+            assert w.until("marker", "other") and not w.entries()
+        # nothing more: a sign of life
+        while w.handle(d.read_response()) != "other":
+            pass
+        assert w.log[-1] == b"* OK Still here"
+        w.done()
+
+
+# -- NAMES, MAXSIZE, ONCE --------------------------------------------------------------------------
+
+def test_names(client, user):
+    c = client(user)
+    put(c, [(A, b'"1"'), (B, b'""')])
+    w = Watch(c, b'"" /private', options=b"NAMES DEPTH infinity").catch_up().done()
+    assert w.entries() == [b'* METADATA "" /private/vendor/test/a',
+                           b'* METADATA "" /private/vendor/test/b']
+    put(c, [(B, b"NIL")])
+    w.catch_up(w.mark).done()
+    assert w.entries() == [b'* METADATA "" (/private/vendor/test/b NIL)']
+
+
+def test_maxsize(client, user):
+    c = client(user)
+    put(c, [(A, b'"12345"'), (B, b'"123456"')])
+    w = Watch(c, b'"" /private', options=b"MAXSIZE 5 DEPTH infinity").catch_up().done()
+    assert w.entries() == [b'* METADATA "" (/private/vendor/test/a "12345")',
+                           b'* METADATA "" /private/vendor/test/b']
+    w = Watch(c, b'"" /private', options=b"MAXSIZE 0 DEPTH infinity").catch_up().done()
+    assert w.entries() == [b'* METADATA "" /private/vendor/test/a',
+                           b'* METADATA "" /private/vendor/test/b']
+    put(c, [(A, b'""')])
+    w.catch_up(w.mark).done()
+    assert w.entries() == [b'* METADATA "" (/private/vendor/test/a "")']
+
+
+@pytest.mark.valgrind
+def test_once(client, user):
+    c = client(user)
+    put(c, [(A, b'"1"')])
+    tag = c.start(b'XMETASYNC (ONCE DEPTH infinity) "" /private')
+    c.send(b"x1 NOOP\r\n")
+    lines = lines_until(c, tag)
+    assert [line.split(b" ")[1] for line in lines[:-1]] == [b"OK", b"METADATA", b"OK"]
+    assert MARK.match(lines[2])
+    assert lines[-1] == b"T OK XMETASYNC completed."
+    assert c.read_response().line.startswith(b"x1 OK")
+    # nothing that mail or keepalive would add, and no "+"
+    assert not [line for line in lines if line.startswith(b"+")]
+
+
+# -- bookmarks -------------------------------------------------------------------------------------
+
+def reset_expected(w):
+    assert w.log[1].startswith(b"* OK [XMETASYNC RESET] "), w.log
+
+
+def test_reset_for_a_bookmark_of_another_watch(client, user):
+    c = client(user)
+    put(c, [(A, b'"1"')])
+    w = Watch(c, b'"" /private/vendor/test').catch_up().done()
+    for options, selection in [
+            (b"DEPTH 1", b'"" /private/vendor/test'),
+            (b"DEPTH infinity NAMES", b'"" /private/vendor/test'),
+            (b"DEPTH infinity MAXSIZE 9", b'"" /private/vendor/test'),
+            (b"DEPTH infinity", b'"" /private'),
+            (b"DEPTH infinity", b'"" (/private/vendor/test /shared)'),
+            (b"DEPTH infinity", b"INBOX /private/vendor/test")]:
+        other = Watch(c, selection, options=options).catch_up(w.mark).done()
+        reset_expected(other)
+        assert other.mark[2] != w.mark[2]
+
+
+def test_a_bookmark_is_good_for_the_same_watch_in_other_words(client, user):
+    c = client(user)
+    put(c, [(A, b'"1"')])
+    w = Watch(c, b'"" (/private/x /private/vendor) INBOX /shared').catch_up().done()
+    for selection in (b'inbox /SHARED "" (/private/vendor /private/x)',
+                      b'"INBOX" (/shared) "" (/private/X /private/vendor /private/x)'):
+        other = Watch(c, selection).catch_up(w.mark).done()
+        assert not other.entries() and other.mark == w.mark
+
+
+def test_reset_for_another_epoch_and_beyond_the_store(client, user):
+    c = client(user)
+    put(c, [(A, b'"1"')])
+    w = Watch(c, b'"" /private').catch_up().done()
+    epoch, modseq, token = w.mark
+    w.catch_up((epoch % 4294967295 + 1, modseq, token)).done()
+    reset_expected(w)
+    assert w.mark == (epoch, modseq, token) and w.state == {(b"", A): b"1"}
+    # a position of this epoch that was never given out: the store is an old copy
+    w.catch_up((epoch, modseq + 1, token)).done()
+    reset_expected(w)
+    assert w.mark[0] != epoch and w.state == {(b"", A): b"1"}
+    # but not again at once
+    new = w.mark
+    w.catch_up((new[0], 9223372036854775807, token)).done()
+    reset_expected(w)
+    assert w.mark[0] == new[0]
+
+
+def test_reset_while_waiting(client, user):
+    c, d = client(user), client(user)
+    put(c, [(A, b'"1"')])
+    w = Watch(d, b'"" /private').catch_up()
+    epoch, modseq, token = w.mark
+    other = Watch(c, b'"" /private').catch_up((epoch, modseq + 7, token)).done()
+    assert other.mark[0] != epoch
+    w.until("reset")
+    w.until("marker")
+    assert w.mark == other.mark and w.state == {(b"", A): b"1"}
+    put(c, [(A, b'"2"')])
+    w.until("marker")
+    assert w.state == {(b"", A): b"2"}
+    w.done()
+
+
+# -- DONE and other lines --------------------------------------------------------------------------
+
+@pytest.mark.parametrize("done", [b"DONE", b"done", b"DoNe"])
+def test_done_in_any_case(client, user, done):
+    c = client(user)
+    w = Watch(c, b'"" /private').catch_up()
+    c.send(done + b"\r\n")
+    w.until("end")
+    assert w.log[-1].endswith(b" OK XMETASYNC completed.")
+    sane(c)
+
+
+@pytest.mark.valgrind
+def test_done_pipelined_with_the_command(client, user):
+    c = client(user)
+    put(c, [(A, b'"1"')])
+    c.send(b'p1 XMETASYNC (DEPTH infinity) "" /private\r\ndone\r\np2 NOOP\r\n')
+    lines = [r.line for r in c.until(b"p1")]
+    assert lines[1] == b'* METADATA "" (/private/vendor/test/a "1")'
+    assert MARK.match(lines[2])
+    assert lines[-1] == b"p1 OK XMETASYNC completed."
+    assert c.until(b"p2")[-1].line.startswith(b"p2 OK")
+
+
+@pytest.mark.parametrize("line", [b"NOOP", b"", b"DONE ", b" DONE", b"x2 NOOP", b"DONE\0"])
+def test_a_wrong_line(client, user, line):
+    c = client(user)
+    w = Watch(c, b'"" /private').catch_up()
+    c.send(line + b"\r\n")
+    w.until("end")
+    assert w.log[-1] == w.tag + b" BAD Expected DONE."
+    sane(c)
+
+
+def test_a_wrong_line_with_a_literal_is_not_run(client, user):
+    c = client(user)
+    w = Watch(c, b'"" /private').catch_up()
+    c.send(b"x2 APPEND INBOX {18+}\r\nx9 DELETE INBOX\r\n\r\n {3+}\r\nabc\r\n")
+    w.until("end")
+    assert w.log[-1] == w.tag + b" BAD Expected DONE."
+    sane(c)
+    # synchronizing: the client gets its BAD instead of a "+"
+    w = Watch(c, b'"" /private').catch_up()
+    c.send(b"x3 APPEND INBOX {18}\r\n")
+    w.until("end")
+    assert w.log[-1] == w.tag + b" BAD Expected DONE."
+    sane(c)
+
+
+def test_a_line_before_idling(client, user):
+    c = client(user)
+    c.send(b'q1 XMETASYNC "" /private\r\nq2 NOOP\r\n')
+    assert c.until(b"q1")[-1].line == b"q1 BAD Expected DONE."
+    sane(c)
+
+
+# -- mail in the same wait -------------------------------------------------------------------------
+
+MESSAGE = b"Subject: hello\r\n\r\nworld\r\n"
+
+
+def append(c, box=b"INBOX"):
+    tag = c.start(b"APPEND %s {%d+}\r\n%s" % (box, len(MESSAGE), MESSAGE))
+    assert c.until(tag)[-1].line.startswith(tag + b" OK")
+
+
+@pytest.mark.valgrind
+def test_mail_and_state_in_one_wait(client, user):
+    c, d = client(user), client(user)
+    assert last(d, b"SELECT INBOX").startswith(b"T OK")
+    w = Watch(d, b'"" /private').catch_up()
+    append(c)
+    w.client.expect(rb"\* 1 EXISTS$")
+    put(c, [(A, b'"1"')])
+    w.until("marker")
+    assert w.state == {(b"", A): b"1"}
+    w.done()
+
+
+def test_mail_is_not_reported_without_a_selected_mailbox_or_with_once(client, user):
+    c, d = client(user), client(user)
+    w = Watch(d, b'"" /private').catch_up()
+    append(c)
+    put(c, [(A, b'"1"')])
+    w.until("marker")
+    assert not [line for line in w.log if b"EXISTS" in line]
+    w.done()
+    assert last(d, b"SELECT INBOX").startswith(b"T OK")
+    append(c)
+    lines = ask(d, b'XMETASYNC (ONCE) "" /private')
+    assert not [line for line in lines if b"EXISTS" in line]
+
+
+# -- how it is written -----------------------------------------------------------------------------
+
+@pytest.mark.parametrize("value, written", [
+    (b"", b'""'),
+    (b"plain", b'"plain"'),
+    (b'qu"ote\\', b'"qu\\"ote\\\\"'),
+    (b"x" * 200, b'"%s"' % (b"x" * 200)),
+    (b"x" * 201, b"{201}\r\n%s" % (b"x" * 201)),
+    (b"two\r\nlines", b"{10}\r\ntwo\r\nlines"),
+    (b"\xc3\xa4", b"{2}\r\n\xc3\xa4"),
+    (b"nul\0", b"~{4}\r\nnul\0"),
+    (b"\x01\x7f\t", b'"\x01\x7f\t"'),
+])
+def test_values(client, user, value, written):
+    c = client(user)
+    tag = c.start(b'XMETASET "" (%s ~{%d+}\r\n%s)' % (A, len(value), value))
+    assert c.until(tag)[-1].line.startswith(tag + b" OK")
+    w = Watch(c, b'"" /private').catch_up().done()
+    assert w.state == {(b"", A): value}
+    assert w.entries() == [b'* METADATA "" (%s %s)' % (A, written)]
+
+
+@pytest.mark.parametrize("name, written", [
+    (b"/private/a-b_c.d/9", b"/private/a-b_c.d/9"),
+    (b'"/private/with space"', b'"/private/with space"'),
+    (b'"/private/q\\"\\\\"', b'"/private/q\\"\\\\"'),
+    (b"/private/plus+", b'"/private/plus+"'),
+    (b"/PRIVATE/Upper", b"/private/upper"),
+])
+def test_names_are_quoted_if_they_must_be(client, user, name, written):
+    c = client(user)
+    put(c, [(name, b'"v"')])
+    lines = ask(c, b'XMETASYNC (ONCE) "" ' + name)
+    assert lines[1] == b'* METADATA "" (%s "v")' % written
+
+
+def test_a_megabyte_of_every_octet(client, user):
+    c, d = client(user), client(user)
+    w = Watch(d, b'"" /private').catch_up()
+    value = bytes(range(256)) * 4096
+    tag = c.start(b'XMETASET "" (%s ~{%d+}\r\n%s)' % (A, len(value), value))
+    assert c.until(tag)[-1].line.startswith(tag + b" OK")
+    w.until("marker")
+    assert w.state == {(b"", A): value}
+    w.done()
+
+
+def test_partial_marks_resume(client, user):
+    c, d = client(user), client(user)
+    value = b"v" * 100000
+    for i in range(30):
+        tag = c.start(b'XMETASET "" (/private/vendor/test/%d {%d+}\r\n%s)' % (i, len(value), value))
+        assert c.until(tag)[-1].line.startswith(tag + b" OK")
+    w = Watch(d, b'"" /private').start()
+    w.until("partial")
+    seen = len(w.entries())
+    assert 10 <= seen < 20
+    # the connection is lost here; what was told up to the mark may be kept
+    w.commit()
+    d.reset()
+    e = client(user)
+    w.client = e
+    put(c, [(b"/private/vendor/test/0", b"NIL")])
+    w.catch_up(w.partial)
+    assert [n for m, n in names(w)] == sorted("/private/vendor/test/%d" % i for i in range(1, 30))
+    # told again at most the one change at the mark
+    assert len([e for e in w.entries() if b"NIL" not in e]) <= 30 - seen + 1
+    w.done()
+
+
+def test_mailbox_must_exist_without_since(client, user):
+    c = client(user)
+    assert last(c, b'XMETASYNC "Nowhere" /private').startswith(b"T NO [NONEXISTENT] ")
+    sane(c)
+    assert last(c, b"CREATE Gone").startswith(b"T OK")
+    put(c, [(b"/private/comment", b'"x"')], mailbox=b"Gone")
+    w = Watch(c, b"Gone /private").catch_up().done()
+    assert last(c, b"DELETE Gone").startswith(b"T OK")
+    w.catch_up(w.mark).done()
+    assert w.entries() == [b'* METADATA "Gone" (/private/comment NIL)']
+    assert w.state == {}
+
+
+def test_many_watchers(client, user):
+    writer = client(user)
+    watches = [Watch(client(user), b'"" /private').catch_up() for _ in range(8)]
+    pos = put(writer, [(A, b'"1"')])
+    for w in watches:
+        w.until("marker")
+        assert w.mark[:2] == pos and w.state == {(b"", A): b"1"}
+    # one goes, the others stay
+    watches[3].client.reset()
+    watches[5].done()
+    pos = put(writer, [(A, b'"2"')])
+    for i in (0, 1, 2, 4, 6, 7):
+        watches[i].until("marker")
+        assert watches[i].mark[:2] == pos
+        watches[i].done()
+
+
+def test_options_in_any_order(client, user):
+    c = client(user)
+    put(c, [(A, b'"1"')])
+    for options in (b"ONCE NAMES DEPTH infinity", b"depth infinity once names",
+                    b"NAMES MAXSIZE 3 ONCE DEPTH infinity"):
+        assert b'* METADATA "" ' + A in ask(c, b'XMETASYNC (%s) "" /private' % options)
