@@ -15,6 +15,8 @@
 #include "ostream.h"
 #include "compat-imap.h"
 
+#include <ctype.h>
+
 /* What is kept of a line that is dropped: enough for a literal's announcement,
    "{" 20 digits "+}". */
 #define LONG_COMMAND_TAIL_SIZE 24
