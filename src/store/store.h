@@ -108,10 +108,15 @@ void store_close(struct store **store);
 /* The settings with which the store was opened; live as long as it does. */
 const struct store_settings *store_get_settings(const struct store *store);
 /* The wake file's path: 8 bytes in it are overwritten after each commit and
-   before store_apply() returns. Watch it (inotify: IN_MODIFY and IN_ATTRIB, IN_DELETE_SELF) and on an
-   event read the store: the number is a hint, the store is the truth. The path may be replaced by a
-   new file; verify it now and then. */
+   before store_apply() returns. Watch it (inotify) and on an event read the
+   store: the number is a hint, the store is the truth. The path may be
+   replaced by a new file; verify it now and then. */
 const char *store_get_wake_path(const struct store *store);
+
+/* TRUE if the files are not those any more that were opened: somebody has moved
+   the store away or put another one in its place. Writing fails then; close
+   it and open it again. */
+bool store_is_replaced(const struct store *store);
 
 struct store_state {
 	struct store_pos pos;

@@ -1,0 +1,603 @@
+/* Change sets: conditions, limits and the commit; renaming and deleting a
+   mailbox are change sets too. The way of a write: checked without the
+   database, BEGIN IMMEDIATE, condition, rows, limits, COMMIT (the one fsync),
+   wake. */
+
+#include "store-private.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* -- checks before the transaction */
+
+static enum store_status
+change_check(const struct store *store, const struct store_change *change,
+	     struct store_error *error_r)
+{
+	if (change->mailbox == NULL || change->name == NULL)
+		return store_fail(error_r, STORE_INVALID, "a name is missing");
+	switch (store_name_check(change->name, strlen(change->name),
+				 store->set.limits.name, false, false)) {
+	case STORE_NAME_OK:
+		break;
+	case STORE_NAME_INVALID:
+		return store_fail(error_r, STORE_INVALID,
+				  "an entry name is invalid");
+	case STORE_NAME_TOO_LONG:
+		return store_fail(error_r, STORE_LIMIT,
+				  "an entry name is too long");
+	}
+	if (change->value != NULL &&
+	    change->value_size > store->set.limits.value) {
+		return store_fail(error_r, STORE_VALUE_TOO_BIG,
+				  "a value is too big");
+	}
+	return STORE_OK;
+}
+
+static int change_cmp(const void *p1, const void *p2)
+{
+	const struct store_change *const *c1 = p1, *const *c2 = p2;
+	int ret;
+
+	ret = strcmp((*c1)->mailbox, (*c2)->mailbox);
+	return ret != 0 ? ret : strcmp((*c1)->name, (*c2)->name);
+}
+
+static enum store_status
+duplicates_check(const struct store_change *changes, size_t count,
+		 struct store_error *error_r)
+{
+	enum store_status status = STORE_OK;
+	const struct store_change **sorted;
+	size_t i;
+
+	if (count < 2)
+		return STORE_OK;
+	sorted = calloc(count, sizeof(*sorted));
+	if (sorted == NULL)
+		return store_fail(error_r, STORE_FAILED, "out of memory");
+	for (i = 0; i < count; i++)
+		sorted[i] = &changes[i];
+	qsort(sorted, count, sizeof(*sorted), change_cmp);
+	for (i = 1; i < count && status == STORE_OK; i++) {
+		if (change_cmp(&sorted[i - 1], &sorted[i]) == 0) {
+			status = store_fail(error_r, STORE_INVALID,
+					    "an entry is there twice");
+		}
+	}
+	free(sorted);
+	return status;
+}
+
+static enum store_status
+changes_check(const struct store *store, const struct store_change *changes,
+	      size_t count, struct store_error *error_r)
+{
+	enum store_status status;
+	size_t i;
+
+	if (count > store->set.limits.set) {
+		return store_fail(error_r, STORE_LIMIT,
+				  "too many changes in a set");
+	}
+	for (i = 0; i < count; i++) {
+		status = change_check(store, &changes[i], error_r);
+		if (status != STORE_OK)
+			return status;
+	}
+	return duplicates_check(changes, count, error_r);
+}
+
+/* -- one entry */
+
+struct row {
+	int64_t id;		/* 0: there is none */
+	uint64_t modseq, size;
+	bool live;
+	bool same;		/* has the change's value already */
+};
+
+/* change NULL: only the first fields are wanted */
+static enum store_status
+row_find(struct store *store, const struct store_change *change,
+	 struct row *row_r, struct store_error *error_r)
+{
+	enum store_status status = STORE_OK;
+	sqlite3_stmt *stmt;
+	int ret;
+
+	memset(row_r, 0, sizeof(*row_r));
+	stmt = store_query(store, STORE_STMT_FIND, "tti", change->mailbox,
+			   change->name, change->value == NULL ? (int64_t)-1 :
+			   (int64_t)change->value_size);
+	ret = stmt == NULL ? SQLITE_ERROR : sqlite3_step(stmt);
+	if (ret == SQLITE_ROW) {
+		row_r->id = sqlite3_column_int64(stmt, 0);
+		row_r->modseq = sqlite3_column_int64(stmt, 1);
+		row_r->size = sqlite3_column_int64(stmt, 2);
+		row_r->live = sqlite3_column_int(stmt, 3) != 0;
+		row_r->same = row_r->live && change->value != NULL &&
+			row_r->size == change->value_size &&
+			(size_t)sqlite3_column_bytes(stmt, 4) ==
+				change->value_size &&
+			(change->value_size == 0 ||
+			 memcmp(sqlite3_column_blob(stmt, 4), change->value,
+				change->value_size) == 0);
+	} else if (ret != SQLITE_DONE) {
+		status = store_sql_error(store, "look up", error_r);
+	}
+	if (stmt != NULL)
+		(void)sqlite3_reset(stmt);
+	return status;
+}
+
+static enum store_status
+mailbox_count(struct store *store, const char *mailbox, int64_t diff,
+	      struct store_error *error_r)
+{
+	enum store_status status;
+
+	if (mailbox[0] == '\0' || diff == 0)
+		return STORE_OK;
+	status = store_run(store, error_r, "write", STORE_STMT_MAILBOX_COUNT,
+			   "ti", mailbox, diff);
+	if (status == STORE_OK && diff < 0) {
+		status = store_run(store, error_r, "write",
+				   STORE_STMT_MAILBOX_CLEAN, "t", mailbox);
+	}
+	return status;
+}
+
+static enum store_status
+row_remove(struct store *store, const struct store_change *change,
+	   const struct row *row, uint64_t modseq, struct store_error *error_r)
+{
+	struct store_meta *meta = &store->meta;
+
+	meta->entries--;
+	meta->bytes -= row->size + strlen(change->name);
+	meta->tombstones++;
+	if (store_run(store, error_r, "write", STORE_STMT_UPDATE, "iiini",
+		      (int64_t)modseq, (int64_t)0, (int64_t)time(NULL),
+		      row->id) != STORE_OK)
+		return error_r->status;
+	return mailbox_count(store, change->mailbox, -1, error_r);
+}
+
+static enum store_status
+row_set(struct store *store, const struct store_change *change,
+	const struct row *row, uint64_t modseq, struct store_error *error_r)
+{
+	struct store_meta *meta = &store->meta;
+
+	meta->bytes += change->value_size;
+	if (row->live) {
+		meta->bytes -= row->size;
+	} else {
+		meta->bytes += strlen(change->name);
+		meta->entries++;
+	}
+	if (row->id == 0) {
+		(void)store_run(store, error_r, "write", STORE_STMT_INSERT,
+				"ittib", (int64_t)modseq, change->mailbox,
+				change->name, (int64_t)change->value_size,
+				change->value, change->value_size);
+	} else {
+		if (!row->live)
+			meta->tombstones--;
+		(void)store_run(store, error_r, "write", STORE_STMT_UPDATE,
+				"iinbi", (int64_t)modseq,
+				(int64_t)change->value_size, change->value,
+				change->value_size, row->id);
+	}
+	if (error_r->status != STORE_OK)
+		return error_r->status;
+	return mailbox_count(store, change->mailbox, row->live ? 0 : 1,
+			     error_r);
+}
+
+/* Sets *changed if there was anything to do. */
+static enum store_status
+row_apply(struct store *store, const struct store_change *change,
+	  uint64_t modseq, bool *changed, struct store_error *error_r)
+{
+	enum store_status status;
+	struct row row;
+
+	status = row_find(store, change, &row, error_r);
+	if (status != STORE_OK)
+		return status;
+	if (change->value == NULL ? !row.live : row.same)
+		return STORE_OK;
+	*changed = true;
+	status = change->value == NULL ?
+		row_remove(store, change, &row, modseq, error_r) :
+		row_set(store, change, &row, modseq, error_r);
+	/* Does nothing if the mailbox has no entries any more */
+	if (status == STORE_OK && change->mailbox_guid != NULL &&
+	    change->mailbox[0] != '\0') {
+		status = store_run(store, error_r, "write",
+				   STORE_STMT_MAILBOX_GUID, "tb",
+				   change->mailbox, change->mailbox_guid,
+				   (size_t)16);
+	}
+	return status;
+}
+
+/* -- the set */
+
+static bool condition_broken(const struct store *store,
+			     const struct store_condition *condition,
+			     const struct row *row)
+{
+	if (condition->type == STORE_IF_ABSENT)
+		return row->live;
+	/* Without a row it may have been removed after pos, and forgotten */
+	if (row->id == 0)
+		return condition->pos.modseq < store->meta.floor;
+	return row->modseq > condition->pos.modseq;
+}
+
+static enum store_status
+condition_check(struct store *store, const struct store_change *changes,
+		size_t count, const struct store_condition *condition,
+		bool *lost_r, struct store_error *error_r)
+{
+	bool broken, any_broken = false;
+	enum store_status status;
+	struct row row;
+	size_t i;
+
+	if (condition->type == STORE_UNCONDITIONAL)
+		return STORE_OK;
+	if (condition->type == STORE_IF_UNCHANGED_SINCE &&
+	    (condition->pos.epoch != store->meta.epoch ||
+	     condition->pos.modseq == 0 ||
+	     condition->pos.modseq > store->meta.modseq)) {
+		return store_fail(error_r, STORE_RESET,
+			"the condition's position is not of this store");
+	}
+	for (i = 0; i < count; i++) {
+		status = row_find(store, &changes[i], &row, error_r);
+		if (status != STORE_OK)
+			return status;
+		broken = condition_broken(store, condition, &row);
+		if (broken)
+			any_broken = true;
+		if (lost_r != NULL)
+			lost_r[i] = broken;
+	}
+	if (any_broken) {
+		return store_fail(error_r, STORE_MODIFIED,
+				  "an entry has changed");
+	}
+	return STORE_OK;
+}
+
+/* A set that makes it no worse is fine, also above a limit that was lowered
+   later. */
+static enum store_status
+limits_check(const struct store *store, const struct store_meta *before,
+	     struct store_error *error_r)
+{
+	const struct store_limits *limits = &store->set.limits;
+	const struct store_meta *meta = &store->meta;
+
+	if (meta->entries > limits->entries && meta->entries > before->entries)
+		return store_fail(error_r, STORE_TOO_MANY, "too many entries");
+	if (meta->bytes > limits->bytes && meta->bytes > before->bytes) {
+		return store_fail(error_r, STORE_OVER_BYTES,
+				  "too many bytes in entries");
+	}
+	return STORE_OK;
+}
+
+/* Ends the write transaction: commits if status is OK and something changed,
+   else rolls back to before. */
+static enum store_status
+set_finish(struct store *store, enum store_status status, bool changed,
+	   const struct store_meta *before, struct store_pos *pos_r,
+	   struct store_error *error_r)
+{
+	if (status == STORE_OK && changed) {
+		store->meta.modseq++;
+		status = store_commit(store, error_r);
+	} else {
+		changed = false;
+		store_end(store);
+	}
+	if (status != STORE_OK || !changed)
+		store->meta = *before;
+	store_get_pos(store, pos_r);
+	if (status != STORE_OK || !changed)
+		return status;
+
+	store_wake(store);
+	/* Nobody calls store_idle() */
+	if (store->wal_frames - store->wal_checkpointed >=
+	    STORE_CHECKPOINT_FRAMES_MAX)
+		store_checkpoint(store);
+	return STORE_OK;
+}
+
+enum store_status store_apply(struct store *store,
+			      const struct store_change *changes, size_t count,
+			      const struct store_condition *condition,
+			      struct store_pos *pos_r, bool *lost_r,
+			      struct store_error *error_r)
+{
+	struct store_meta before;
+	enum store_status status;
+	bool changed = false;
+	size_t i;
+
+	store_start(store, error_r);
+	status = changes_check(store, changes, count, error_r);
+	if (status == STORE_OK)
+		status = store_begin(store, true, error_r);
+	if (status != STORE_OK)
+		return status;
+	before = store->meta;
+
+	status = condition_check(store, changes, count, condition, lost_r,
+				 error_r);
+	for (i = 0; i < count && status == STORE_OK; i++) {
+		status = row_apply(store, &changes[i], before.modseq + 1,
+				   &changed, error_r);
+	}
+	if (status == STORE_OK)
+		status = limits_check(store, &before, error_r);
+	status = set_finish(store, status, changed, &before, pos_r, error_r);
+	if (status == STORE_RESET && condition->pos.epoch == before.epoch &&
+	    condition->pos.modseq > before.modseq) {
+		return store_epoch_beyond(store, condition->pos.modseq,
+					  error_r);
+	}
+	return status;
+}
+
+/* -- mailboxes */
+
+/* Adds (sign 1) or takes away (-1) what a mailbox has from the counters. */
+static enum store_status
+meta_add_mailbox(struct store *store, const char *name, int sign,
+		 struct store_error *error_r)
+{
+	enum store_status status = STORE_OK;
+	int64_t rows, tombstones;
+	sqlite3_stmt *stmt;
+
+	stmt = store_query(store, STORE_STMT_MAILBOX_SUM, "t", name);
+	if (stmt == NULL || sqlite3_step(stmt) != SQLITE_ROW) {
+		status = store_sql_error(store, "count", error_r);
+	} else {
+		rows = sqlite3_column_int64(stmt, 0);
+		tombstones = sqlite3_column_int64(stmt, 1);
+		store->meta.entries += sign * (rows - tombstones);
+		store->meta.tombstones += sign * tombstones;
+		store->meta.bytes += sign * sqlite3_column_int64(stmt, 2);
+	}
+	if (stmt != NULL)
+		(void)sqlite3_reset(stmt);
+	return status;
+}
+
+enum store_status store_delete_mailbox(struct store *store, const char *name,
+				       struct store_pos *pos_r,
+				       struct store_error *error_r)
+{
+	struct store_meta before;
+	enum store_status status;
+	bool changed;
+
+	store_start(store, error_r);
+	if (name[0] == '\0') {
+		return store_fail(error_r, STORE_INVALID,
+				  "the server is not a mailbox");
+	}
+	status = store_begin(store, true, error_r);
+	if (status != STORE_OK)
+		return status;
+	before = store->meta;
+
+	status = meta_add_mailbox(store, name, -1, error_r);
+	changed = store->meta.entries != before.entries;
+	if (status == STORE_OK && changed) {
+		status = store_run(store, error_r, "write",
+				   STORE_STMT_MAILBOX_REMOVE, "iit",
+				   (int64_t)before.modseq + 1,
+				   (int64_t)time(NULL), name);
+	}
+	if (status == STORE_OK)
+		status = meta_add_mailbox(store, name, 1, error_r);
+	if (status == STORE_OK && changed) {
+		status = store_run(store, error_r, "write",
+				   STORE_STMT_MAILBOX_REMOVE_ROW, "t", name);
+	}
+	return set_finish(store, status, changed, &before, pos_r, error_r);
+}
+
+/* Moves a mailbox's rows: each keeps its value where it is, only the name and
+   the modseq change. What the target had before goes: it is another mailbox
+   now. */
+static enum store_status
+move_mailbox(struct store *store, const char *from, const char *to,
+	     struct store_error *error_r)
+{
+	int64_t modseq = store->meta.modseq + 1, now = time(NULL);
+	enum store_status status;
+
+	status = meta_add_mailbox(store, from, -1, error_r);
+	if (status == STORE_OK)
+		status = meta_add_mailbox(store, to, -1, error_r);
+	if (status == STORE_OK)
+		status = store_run(store, error_r, "rename",
+				   STORE_STMT_MOVE_REMOVE, "iitt", modseq, now,
+				   to, from);
+	if (status == STORE_OK)
+		status = store_run(store, error_r, "rename",
+				   STORE_STMT_MOVE_REPLACE, "tt", to, from);
+	if (status == STORE_OK)
+		status = store_run(store, error_r, "rename", STORE_STMT_MOVE,
+				   "itt", modseq, to, from);
+	if (status == STORE_OK)
+		status = store_run(store, error_r, "rename",
+				   STORE_STMT_MOVE_TOMBSTONES, "itit", modseq,
+				   from, now, to);
+	if (status == STORE_OK)
+		status = store_run(store, error_r, "rename",
+				   STORE_STMT_MOVE_MAILBOX, "tt", to, from);
+	if (status == STORE_OK)
+		status = meta_add_mailbox(store, from, 1, error_r);
+	if (status == STORE_OK)
+		status = meta_add_mailbox(store, to, 1, error_r);
+	return status;
+}
+
+struct names {
+	char **names;
+	size_t count;
+};
+
+static void names_free(struct names *names)
+{
+	size_t i;
+
+	for (i = 0; i < names->count; i++)
+		free(names->names[i]);
+	free(names->names);
+}
+
+static bool names_add(struct names *names, const char *name)
+{
+	char **new_names;
+
+	new_names = realloc(names->names,
+			    (names->count + 1) * sizeof(*new_names));
+	if (new_names == NULL)
+		return false;
+	names->names = new_names;
+	new_names[names->count] = strdup(name);
+	if (new_names[names->count] == NULL)
+		return false;
+	names->count++;
+	return true;
+}
+
+/* The mailbox and those below it, as far as they have entries. */
+static enum store_status
+names_below(struct store *store, const char *name, char separator,
+	    struct names *names, struct store_error *error_r)
+{
+	enum store_status status = STORE_OK;
+	size_t size = strlen(name);
+	sqlite3_stmt *stmt;
+	char *first, *end;
+	int ret = SQLITE_ERROR;
+
+	first = malloc(size + 2);
+	end = malloc(size + 2);
+	if (first == NULL || end == NULL) {
+		free(first);
+		free(end);
+		return store_fail(error_r, STORE_FAILED, "out of memory");
+	}
+	memcpy(first, name, size + 1);
+	memcpy(end, name, size + 1);
+	if (strcmp(name, "INBOX") != 0 && separator != '\0') {
+		first[size] = separator;
+		end[size] = separator + 1;
+		first[size + 1] = end[size + 1] = '\0';
+	}
+	stmt = store_query(store, STORE_STMT_MAILBOX_BELOW, "ttt", name, first,
+			   end);
+	while (stmt != NULL && (ret = sqlite3_step(stmt)) == SQLITE_ROW) {
+		if (!names_add(names, (const char *)
+			       sqlite3_column_text(stmt, 0))) {
+			status = store_fail(error_r, STORE_FAILED,
+					    "out of memory");
+			break;
+		}
+	}
+	if (status == STORE_OK && ret != SQLITE_DONE)
+		status = store_sql_error(store, "rename", error_r);
+	if (stmt != NULL)
+		(void)sqlite3_reset(stmt);
+	free(first);
+	free(end);
+	return status;
+}
+
+static int longest_first_cmp(const void *p1, const void *p2)
+{
+	size_t size1 = strlen(*(char *const *)p1);
+	size_t size2 = strlen(*(char *const *)p2);
+
+	return size1 > size2 ? -1 : size1 < size2;
+}
+
+static enum store_status
+move_all(struct store *store, const struct names *names, const char *old_name,
+	 const char *new_name, struct store_error *error_r)
+{
+	size_t old_size = strlen(old_name), new_size = strlen(new_name);
+	enum store_status status = STORE_OK;
+	size_t i, n;
+	char *to;
+
+	/* A target may be a source as well ("a" to "a/b"): it must be moved
+	   away before it is overwritten. */
+	if (names->count > 1) {
+		qsort(names->names, names->count, sizeof(*names->names),
+		      longest_first_cmp);
+	}
+	for (i = 0; i < names->count && status == STORE_OK; i++) {
+		n = new_size > old_size ? i : names->count - 1 - i;
+		to = malloc(new_size + strlen(names->names[n]) + 1);
+		if (to == NULL) {
+			return store_fail(error_r, STORE_FAILED,
+					  "out of memory");
+		}
+		memcpy(to, new_name, new_size);
+		strcpy(to + new_size, names->names[n] + old_size);
+		status = move_mailbox(store, names->names[n], to, error_r);
+		free(to);
+	}
+	return status;
+}
+
+enum store_status store_rename_mailbox(struct store *store,
+				       const char *old_name,
+				       const char *new_name, char separator,
+				       struct store_pos *pos_r,
+				       struct store_error *error_r)
+{
+	struct names names = { NULL, 0 };
+	struct store_meta before;
+	enum store_status status;
+	bool changed = false;
+
+	store_start(store, error_r);
+	if (old_name[0] == '\0' || new_name[0] == '\0') {
+		return store_fail(error_r, STORE_INVALID,
+				  "the server is not a mailbox");
+	}
+	status = store_begin(store, true, error_r);
+	if (status != STORE_OK)
+		return status;
+	before = store->meta;
+
+	if (strcmp(old_name, new_name) != 0) {
+		status = names_below(store, old_name, separator, &names,
+				     error_r);
+		changed = names.count > 0;
+		if (status == STORE_OK) {
+			status = move_all(store, &names, old_name, new_name,
+					  error_r);
+		}
+	}
+	names_free(&names);
+	return set_finish(store, status, changed, &before, pos_r, error_r);
+}
