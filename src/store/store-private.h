@@ -4,13 +4,14 @@
 /* What the store's files share: the handle, the statements, transactions.
    Only src/store includes this.
 
-   store.c              settings, errors, names, filters
-   store-dir.c          the directory and its files: safety, identity, wake
-   store-sqlite.c       statements, errors, transactions, the meta row
-   store-sqlite-open.c  opening, schema, identity, closing
-   store-sqlite-apply.c change sets, mailbox renames and deletions
-   store-sqlite-read.c  reading
-   store-sqlite-upkeep.c checkpoints, purge, epochs, check */
+   store.c                 settings, errors, names, filters
+   store-dir.c             the directory and its files: safety, identity, wake
+   store-sqlite.c          statements, errors, transactions, the meta row
+   store-sqlite-open.c     opening, schema, identity, closing
+   store-sqlite-apply.c    change sets
+   store-sqlite-mailbox.c  renames and deletions of mailboxes
+   store-sqlite-read.c     reading
+   store-sqlite-upkeep.c   checkpoints, purge, epochs, check */
 
 #include "store.h"
 
@@ -146,6 +147,15 @@ enum store_status store_commit(struct store *store,
 /* Ends a transaction without writing; safe in any state. */
 void store_end(struct store *store);
 void store_get_pos(const struct store *store, struct store_pos *pos_r);
+
+/* -- store-sqlite-apply.c */
+/* Ends a change set's write transaction: with STORE_OK and changed, commits
+   it as the next modseq and wakes; else rolls back, and meta to before. */
+enum store_status store_set_finish(struct store *store,
+				   enum store_status status, bool changed,
+				   const struct store_meta *before,
+				   struct store_pos *pos_r,
+				   struct store_error *error_r);
 
 /* -- store-sqlite-upkeep.c */
 /* In a write transaction: draws a new epoch; the caller commits and wakes. */

@@ -1,5 +1,4 @@
-/* Change sets: conditions, limits and the commit; renaming and deleting a
-   mailbox are change sets too. The way of a write: checked without the
+/* Change sets: conditions, limits and the commit. The way of a write: checked without the
    database, BEGIN IMMEDIATE, condition, rows, limits, COMMIT (the one fsync),
    wake. */
 
@@ -99,7 +98,6 @@ struct row {
 	bool same;		/* has the change's value already */
 };
 
-/* change NULL: only the first fields are wanted */
 static enum store_status
 row_find(struct store *store, const struct store_change *change,
 	 struct row *row_r, struct store_error *error_r)
@@ -294,12 +292,11 @@ limits_check(const struct store *store, const struct store_meta *before,
 	return STORE_OK;
 }
 
-/* Ends the write transaction: commits if status is OK and something changed,
-   else rolls back to before. */
-static enum store_status
-set_finish(struct store *store, enum store_status status, bool changed,
-	   const struct store_meta *before, struct store_pos *pos_r,
-	   struct store_error *error_r)
+enum store_status store_set_finish(struct store *store,
+				   enum store_status status, bool changed,
+				   const struct store_meta *before,
+				   struct store_pos *pos_r,
+				   struct store_error *error_r)
 {
 	if (status == STORE_OK && changed) {
 		store->meta.modseq++;
@@ -349,255 +346,12 @@ enum store_status store_apply(struct store *store,
 	}
 	if (status == STORE_OK)
 		status = limits_check(store, &before, error_r);
-	status = set_finish(store, status, changed, &before, pos_r, error_r);
+	status = store_set_finish(store, status, changed, &before, pos_r,
+				  error_r);
 	if (status == STORE_RESET && condition->pos.epoch == before.epoch &&
 	    condition->pos.modseq > before.modseq) {
 		return store_epoch_beyond(store, condition->pos.modseq,
 					  error_r);
 	}
 	return status;
-}
-
-/* -- mailboxes */
-
-/* Adds (sign 1) or takes away (-1) what a mailbox has from the counters. */
-static enum store_status
-meta_add_mailbox(struct store *store, const char *name, int sign,
-		 struct store_error *error_r)
-{
-	enum store_status status = STORE_OK;
-	int64_t rows, tombstones;
-	sqlite3_stmt *stmt;
-
-	stmt = store_query(store, STORE_STMT_MAILBOX_SUM, "t", name);
-	if (stmt == NULL || sqlite3_step(stmt) != SQLITE_ROW) {
-		status = store_sql_error(store, "count", error_r);
-	} else {
-		rows = sqlite3_column_int64(stmt, 0);
-		tombstones = sqlite3_column_int64(stmt, 1);
-		store->meta.entries += sign * (rows - tombstones);
-		store->meta.tombstones += sign * tombstones;
-		store->meta.bytes += sign * sqlite3_column_int64(stmt, 2);
-	}
-	if (stmt != NULL)
-		(void)sqlite3_reset(stmt);
-	return status;
-}
-
-enum store_status store_delete_mailbox(struct store *store, const char *name,
-				       struct store_pos *pos_r,
-				       struct store_error *error_r)
-{
-	struct store_meta before;
-	enum store_status status;
-	bool changed;
-
-	store_start(store, error_r);
-	if (name[0] == '\0') {
-		return store_fail(error_r, STORE_INVALID,
-				  "the server is not a mailbox");
-	}
-	status = store_begin(store, true, error_r);
-	if (status != STORE_OK)
-		return status;
-	before = store->meta;
-
-	status = meta_add_mailbox(store, name, -1, error_r);
-	changed = store->meta.entries != before.entries;
-	if (status == STORE_OK && changed) {
-		status = store_run(store, error_r, "write",
-				   STORE_STMT_MAILBOX_REMOVE, "iit",
-				   (int64_t)before.modseq + 1,
-				   (int64_t)time(NULL), name);
-	}
-	if (status == STORE_OK)
-		status = meta_add_mailbox(store, name, 1, error_r);
-	if (status == STORE_OK && changed) {
-		status = store_run(store, error_r, "write",
-				   STORE_STMT_MAILBOX_REMOVE_ROW, "t", name);
-	}
-	return set_finish(store, status, changed, &before, pos_r, error_r);
-}
-
-/* Moves a mailbox's rows: each keeps its value where it is, only the name and
-   the modseq change. What the target had before goes: it is another mailbox
-   now. */
-static enum store_status
-move_mailbox(struct store *store, const char *from, const char *to,
-	     struct store_error *error_r)
-{
-	int64_t modseq = store->meta.modseq + 1, now = time(NULL);
-	enum store_status status;
-
-	status = meta_add_mailbox(store, from, -1, error_r);
-	if (status == STORE_OK)
-		status = meta_add_mailbox(store, to, -1, error_r);
-	if (status == STORE_OK)
-		status = store_run(store, error_r, "rename",
-				   STORE_STMT_MOVE_REMOVE, "iitt", modseq, now,
-				   to, from);
-	if (status == STORE_OK)
-		status = store_run(store, error_r, "rename",
-				   STORE_STMT_MOVE_REPLACE, "tt", to, from);
-	if (status == STORE_OK)
-		status = store_run(store, error_r, "rename", STORE_STMT_MOVE,
-				   "itt", modseq, to, from);
-	if (status == STORE_OK)
-		status = store_run(store, error_r, "rename",
-				   STORE_STMT_MOVE_TOMBSTONES, "itit", modseq,
-				   from, now, to);
-	if (status == STORE_OK)
-		status = store_run(store, error_r, "rename",
-				   STORE_STMT_MOVE_MAILBOX, "tt", to, from);
-	if (status == STORE_OK)
-		status = meta_add_mailbox(store, from, 1, error_r);
-	if (status == STORE_OK)
-		status = meta_add_mailbox(store, to, 1, error_r);
-	return status;
-}
-
-struct names {
-	char **names;
-	size_t count;
-};
-
-static void names_free(struct names *names)
-{
-	size_t i;
-
-	for (i = 0; i < names->count; i++)
-		free(names->names[i]);
-	free(names->names);
-}
-
-static bool names_add(struct names *names, const char *name)
-{
-	char **new_names;
-
-	new_names = realloc(names->names,
-			    (names->count + 1) * sizeof(*new_names));
-	if (new_names == NULL)
-		return false;
-	names->names = new_names;
-	new_names[names->count] = strdup(name);
-	if (new_names[names->count] == NULL)
-		return false;
-	names->count++;
-	return true;
-}
-
-/* The mailbox and those below it, as far as they have entries. */
-static enum store_status
-names_below(struct store *store, const char *name, char separator,
-	    struct names *names, struct store_error *error_r)
-{
-	enum store_status status = STORE_OK;
-	size_t size = strlen(name);
-	sqlite3_stmt *stmt;
-	char *first, *end;
-	int ret = SQLITE_ERROR;
-
-	first = malloc(size + 2);
-	end = malloc(size + 2);
-	if (first == NULL || end == NULL) {
-		free(first);
-		free(end);
-		return store_fail(error_r, STORE_FAILED, "out of memory");
-	}
-	memcpy(first, name, size + 1);
-	memcpy(end, name, size + 1);
-	if (strcmp(name, "INBOX") != 0 && separator != '\0') {
-		first[size] = separator;
-		end[size] = separator + 1;
-		first[size + 1] = end[size + 1] = '\0';
-	}
-	stmt = store_query(store, STORE_STMT_MAILBOX_BELOW, "ttt", name, first,
-			   end);
-	while (stmt != NULL && (ret = sqlite3_step(stmt)) == SQLITE_ROW) {
-		if (!names_add(names, (const char *)
-			       sqlite3_column_text(stmt, 0))) {
-			status = store_fail(error_r, STORE_FAILED,
-					    "out of memory");
-			break;
-		}
-	}
-	if (status == STORE_OK && ret != SQLITE_DONE)
-		status = store_sql_error(store, "rename", error_r);
-	if (stmt != NULL)
-		(void)sqlite3_reset(stmt);
-	free(first);
-	free(end);
-	return status;
-}
-
-static int longest_first_cmp(const void *p1, const void *p2)
-{
-	size_t size1 = strlen(*(char *const *)p1);
-	size_t size2 = strlen(*(char *const *)p2);
-
-	return size1 > size2 ? -1 : size1 < size2;
-}
-
-static enum store_status
-move_all(struct store *store, const struct names *names, const char *old_name,
-	 const char *new_name, struct store_error *error_r)
-{
-	size_t old_size = strlen(old_name), new_size = strlen(new_name);
-	enum store_status status = STORE_OK;
-	size_t i, n;
-	char *to;
-
-	/* A target may be a source as well ("a" to "a/b"): it must be moved
-	   away before it is overwritten. */
-	if (names->count > 1) {
-		qsort(names->names, names->count, sizeof(*names->names),
-		      longest_first_cmp);
-	}
-	for (i = 0; i < names->count && status == STORE_OK; i++) {
-		n = new_size > old_size ? i : names->count - 1 - i;
-		to = malloc(new_size + strlen(names->names[n]) + 1);
-		if (to == NULL) {
-			return store_fail(error_r, STORE_FAILED,
-					  "out of memory");
-		}
-		memcpy(to, new_name, new_size);
-		strcpy(to + new_size, names->names[n] + old_size);
-		status = move_mailbox(store, names->names[n], to, error_r);
-		free(to);
-	}
-	return status;
-}
-
-enum store_status store_rename_mailbox(struct store *store,
-				       const char *old_name,
-				       const char *new_name, char separator,
-				       struct store_pos *pos_r,
-				       struct store_error *error_r)
-{
-	struct names names = { NULL, 0 };
-	struct store_meta before;
-	enum store_status status;
-	bool changed = false;
-
-	store_start(store, error_r);
-	if (old_name[0] == '\0' || new_name[0] == '\0') {
-		return store_fail(error_r, STORE_INVALID,
-				  "the server is not a mailbox");
-	}
-	status = store_begin(store, true, error_r);
-	if (status != STORE_OK)
-		return status;
-	before = store->meta;
-
-	if (strcmp(old_name, new_name) != 0) {
-		status = names_below(store, old_name, separator, &names,
-				     error_r);
-		changed = names.count > 0;
-		if (status == STORE_OK) {
-			status = move_all(store, &names, old_name, new_name,
-					  error_r);
-		}
-	}
-	names_free(&names);
-	return set_finish(store, status, changed, &before, pos_r, error_r);
 }
