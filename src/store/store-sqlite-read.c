@@ -259,28 +259,20 @@ read_row(struct store *store, const struct store_read *req,
 	return STORE_OK;
 }
 
-/* Returns true if the end was reached. */
+/* Goes on with the statement's rows; *rows counts them, *go_on is what the
+   callback said last. Returns true if the last one was reached. */
 static bool read_rows(struct store *store, const struct store_read *req,
-		      struct store_cursor *cursor,
+		      struct store_cursor *cursor, sqlite3_stmt *stmt,
+		      unsigned int *rows, bool *go_on,
 		      store_entry_callback_t *callback, void *context,
 		      struct store_error *error_r)
 {
-	int64_t inline_max = READ_INLINE_MAX;
-	unsigned int rows = 0;
-	sqlite3_stmt *stmt;
-	bool go_on = true;
 	int ret = SQLITE_ERROR;
 
-	if (req->without_values)
-		inline_max = -1;
-	else if (req->max_value_size < READ_INLINE_MAX)
-		inline_max = req->max_value_size;
-	stmt = store_query(store, STORE_STMT_READ, "iii",
-			   (int64_t)cursor->modseq, cursor->id, inline_max);
-	while (stmt != NULL && go_on && rows++ < READ_ROWS_MAX &&
-	       (ret = sqlite3_step(stmt)) == SQLITE_ROW) {
-		if (read_row(store, req, cursor, stmt, callback, context,
-			     &go_on, error_r) != STORE_OK)
+	while (stmt != NULL && (ret = sqlite3_step(stmt)) == SQLITE_ROW) {
+		if (!*go_on || (*rows)++ == READ_ROWS_MAX ||
+		    read_row(store, req, cursor, stmt, callback, context,
+			     go_on, error_r) != STORE_OK)
 			break;
 		cursor->modseq = sqlite3_column_int64(stmt, 1);
 		cursor->id = sqlite3_column_int64(stmt, 0);
@@ -290,6 +282,37 @@ static bool read_rows(struct store *store, const struct store_read *req,
 	if (stmt != NULL)
 		(void)sqlite3_reset(stmt);
 	return ret == SQLITE_DONE;
+}
+
+/* Returns true if the end was reached. */
+static bool read_on(struct store *store, const struct store_read *req,
+		    struct store_cursor *cursor,
+		    store_entry_callback_t *callback, void *context,
+		    struct store_error *error_r)
+{
+	int64_t inline_max = READ_INLINE_MAX;
+	unsigned int rows = 0;
+	sqlite3_stmt *stmt;
+	bool go_on = true;
+
+	if (req->without_values)
+		inline_max = -1;
+	else if (req->max_value_size < READ_INLINE_MAX)
+		inline_max = req->max_value_size;
+
+	/* The rest of the set in which the cursor stopped, then the others */
+	if (cursor->id != INT64_MAX) {
+		stmt = store_query(store, STORE_STMT_READ_SET, "iii",
+				   inline_max, (int64_t)cursor->modseq,
+				   cursor->id);
+		if (!read_rows(store, req, cursor, stmt, &rows, &go_on,
+			       callback, context, error_r))
+			return false;
+	}
+	stmt = store_query(store, STORE_STMT_READ, "ii", inline_max,
+			   (int64_t)cursor->modseq);
+	return read_rows(store, req, cursor, stmt, &rows, &go_on, callback,
+			 context, error_r);
 }
 
 enum store_status store_read(struct store *store, const struct store_read *req,
@@ -325,7 +348,7 @@ enum store_status store_read(struct store *store, const struct store_read *req,
 	end = cursor->modseq == state_r->pos.modseq &&
 		cursor->id == INT64_MAX;
 	if (!end)
-		end = read_rows(store, req, cursor, callback, context, error_r);
+		end = read_on(store, req, cursor, callback, context, error_r);
 	store_end(store);
 	if (error_r->status != STORE_OK)
 		return error_r->status;

@@ -10,6 +10,10 @@
 #include <string.h>
 #include <time.h>
 
+#define READ_COLUMNS \
+	"id, modseq, mailbox, name, size, removed_at IS NULL," \
+	" CASE WHEN size <= ?1 THEN value END"
+
 /* Parameters are numbered so that the text shows the order of binding. */
 static const char *const stmt_sql[STORE_STMT_COUNT] = {
 	[STORE_STMT_BEGIN] = "BEGIN",
@@ -37,11 +41,14 @@ static const char *const stmt_sql[STORE_STMT_COUNT] = {
 		" value = ?4 WHERE id = ?5",
 	[STORE_STMT_VALUE] = "SELECT value FROM entry WHERE id = ?1",
 	/* Small values come with the row, the others are fetched if they are
-	   wanted. */
+	   wanted. Two statements: SQLite would not go straight to the row for
+	   (modseq, id) > (?, ?), and a set may be large. */
+	[STORE_STMT_READ_SET] =
+		"SELECT " READ_COLUMNS " FROM entry"
+		" WHERE modseq = ?2 AND id > ?3 ORDER BY id",
 	[STORE_STMT_READ] =
-		"SELECT id, modseq, mailbox, name, size, removed_at IS NULL,"
-		" CASE WHEN size <= ?3 THEN value END FROM entry"
-		" WHERE (modseq, id) > (?1, ?2) ORDER BY modseq, id",
+		"SELECT " READ_COLUMNS " FROM entry"
+		" WHERE modseq > ?2 ORDER BY modseq, id",
 	[STORE_STMT_MAILBOX_COUNT] =
 		"INSERT INTO mailbox(name, entries) VALUES(?1, ?2)"
 		" ON CONFLICT(name) DO UPDATE"

@@ -138,10 +138,10 @@ enum store_name {
 	STORE_NAME_TOO_LONG	/* valid but for its length */
 };
 /* Checks an entry name of size bytes and writes it in lower case and
-   NUL-terminated to dest (size + 1 bytes; may be name itself). Valid: 0x20-0x7E without '*' and
-   '%', below /private/ or /shared/, no empty component, no trailing '/'.
-   filter: "/private" and "/shared" themselves are valid too. (RFC 5464
-   section 5, restricted.) */
+   NUL-terminated to dest (size + 1 bytes; may be name itself). Valid:
+   0x20-0x7E without '*' and '%', below /private/ or /shared/, no empty
+   component, no trailing '/'. filter: "/private" and "/shared" themselves are
+   valid too. (RFC 5464 section 5, restricted.) */
 enum store_name store_name_normalize(const char *name, size_t size,
 				     uint64_t max_size, bool filter,
 				     char *dest);
@@ -192,7 +192,8 @@ enum store_status store_apply(struct store *store,
 /* The mailbox is now called new_name, and so are those below it (separator:
    the hierarchy separator): one change set that removes the entries under the
    old names and sets them under the new ones. Children of "INBOX" stay.
-   Entries under the new names that exist are replaced. Limits do not apply.
+   What existed under a new name that gets entries is replaced as a whole.
+   Nothing changes if no entry exists under the old names. Limits do not apply.
    *pos_r as in store_apply(). */
 enum store_status store_rename_mailbox(struct store *store,
 				       const char *old_name,
@@ -241,7 +242,8 @@ enum store_scope_type {
 	STORE_SCOPE_MAILBOX,	/* this mailbox; "" is the server */
 	STORE_SCOPE_SERVER,	/* the server */
 	STORE_SCOPE_PERSONAL,	/* all mailboxes, not the server */
-	STORE_SCOPE_SUBTREE	/* this mailbox and all below it */
+	STORE_SCOPE_SUBTREE	/* this mailbox and all below it; of "" that is
+				   everything, the server too */
 };
 struct store_scope {
 	enum store_scope_type type;
@@ -298,8 +300,9 @@ struct store_read {
 	bool without_values;
 };
 /* Reads on from the cursor in one short read transaction, in the order of
-   modseq. Calls back for each entry that the filter selects, until the callback
-   returns false, or some thousands of rows have been looked at, or the end.
+   modseq. Calls back for each entry that the filter selects, until the
+   callback returns false, or some thousands of rows have been looked at, or
+   the end.
    *more_r: there may be more, call again. If it is false, no selected change
    up to state_r->pos is unread: a consistent state. The cursor moves behind
    what was read, at the end to state_r->pos.
