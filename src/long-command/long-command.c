@@ -35,7 +35,7 @@
 #include "imap-keepalive.h"
 #include "imap-parser.h"
 #include "imap-sync.h"
-#include "compat.h"
+#include "compat-user.h"
 #include "long-command-plugin.h"
 
 /* The output is full when this many bytes wait in it. */

@@ -1,5 +1,5 @@
-#ifndef COMPAT_H
-#define COMPAT_H
+#ifndef COMPAT_USER_H
+#define COMPAT_USER_H
 
 /* The one place that knows what differs between Dovecot versions; compat-imap.h
    has what only imap plugins need. */

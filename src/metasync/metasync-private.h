@@ -1,0 +1,46 @@
+#ifndef METASYNC_PRIVATE_H
+#define METASYNC_PRIVATE_H
+
+/* Shared by the files of this folder only. */
+
+#include "lib.h"
+#include "hash.h"
+#include "mail-storage-private.h"
+#include "metasync.h"
+
+struct metasync_user {
+	union mail_user_module_context module_ctx;
+	struct mail_user *user;
+	struct event *event;
+	struct store_settings set;
+
+	/* NULL until it is used for the first time */
+	struct store *store;
+	struct timeout *to_upkeep;
+	/* the mailboxes have been compared with what the store knows */
+	bool mailboxes_checked;
+	/* name -> GUID of those that were compared when a command named them */
+	HASH_TABLE(char *, uint8_t *) checked_mailboxes;
+
+	/* the error logged last, and when */
+	enum store_status logged_status;
+	time_t logged_at;
+};
+
+/* NULL if the user has not got the plugin. */
+struct metasync_user *metasync_user_get(struct mail_user *user);
+
+/* For the life of mailboxes: the store if it is there, without creating one for
+   a user who has never used it. */
+struct store *metasync_user_existing_store(struct metasync_user *muser);
+
+void metasync_mail_user_created(struct mail_user *user);
+void metasync_mailbox_allocated(struct mailbox *box);
+
+/* Compares all mailboxes that the store knows with those that exist. */
+void metasync_mailboxes_check(struct metasync_user *muser);
+
+/* Is this namespace the user's own? */
+bool metasync_namespace_is_own(const struct mail_namespace *ns);
+
+#endif

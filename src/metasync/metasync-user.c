@@ -1,0 +1,278 @@
+/* The store of a mail user: settings, opening, errors for the log, upkeep. */
+
+#include "metasync-private.h"
+#include "ioloop.h"
+#include "settings-parser.h"
+#include "compat-user.h"
+
+#include <sys/stat.h>
+
+/* The same trouble is logged again after this many seconds. */
+#define METASYNC_LOG_INTERVAL_SECS 60
+
+static MODULE_CONTEXT_DEFINE_INIT(metasync_user_module,
+				  &mail_user_module_register);
+
+struct metasync_user *metasync_user_get(struct mail_user *user)
+{
+	return MODULE_CONTEXT(user, metasync_user_module);
+}
+
+bool metasync_user_is_enabled(struct mail_user *user)
+{
+	return metasync_user_get(user) != NULL;
+}
+
+const struct store_limits *metasync_user_limits(struct mail_user *user)
+{
+	return &metasync_user_get(user)->set.limits;
+}
+
+/* -- settings -------------------------------------------------------------- */
+
+static int
+metasync_get_size(struct mail_user *user, const char *key, uint64_t max,
+		  uint64_t *size)
+{
+	const char *value = compat_user_setting(user, key), *error;
+	uoff_t num;
+
+	if (value == NULL)
+		return 0;
+	if (settings_get_size(value, &num, &error) < 0) {
+		user->error = p_strdup_printf(user->pool,
+			"%s: Invalid size: %s (%s)", key, value, error);
+		return -1;
+	}
+	if (num == 0 || num > max) {
+		user->error = p_strdup_printf(user->pool,
+			"%s: Must be 1 .. %"PRIu64", not %s", key, max, value);
+		return -1;
+	}
+	*size = num;
+	return 0;
+}
+
+static int
+metasync_get_number(struct mail_user *user, const char *key, uint64_t max,
+		    uint64_t *num)
+{
+	const char *value = compat_user_setting(user, key);
+	uint64_t n;
+
+	if (value == NULL)
+		return 0;
+	if (str_to_uint64(value, &n) < 0 || n == 0 || n > max) {
+		user->error = p_strdup_printf(user->pool,
+			"%s: Must be 1 .. %"PRIu64", not %s", key, max, value);
+		return -1;
+	}
+	*num = n;
+	return 0;
+}
+
+static int
+metasync_get_msecs(struct mail_user *user, const char *key,
+		   unsigned int *msecs)
+{
+	const char *value = compat_user_setting(user, key), *error;
+
+	if (value == NULL)
+		return 0;
+	if (settings_get_time_msecs(value, msecs, &error) < 0 ||
+	    *msecs == 0) {
+		user->error = p_strdup_printf(user->pool,
+			"%s: Invalid time: %s", key, value);
+		return -1;
+	}
+	return 0;
+}
+
+static int
+metasync_get_secs(struct mail_user *user, const char *key, uint64_t *secs)
+{
+	const char *value = compat_user_setting(user, key), *error;
+	unsigned int num;
+
+	if (value == NULL)
+		return 0;
+	if (settings_get_time(value, &num, &error) < 0 || num == 0) {
+		user->error = p_strdup_printf(user->pool,
+			"%s: Invalid time: %s", key, value);
+		return -1;
+	}
+	*secs = num;
+	return 0;
+}
+
+static int
+metasync_get_limits(struct mail_user *user, struct store_settings *set)
+{
+	/* values have to fit into memory a few times over */
+	if (metasync_get_size(user, "metasync_limit_value", 256*1024*1024,
+			      &set->limits.value) < 0 ||
+	    metasync_get_size(user, "metasync_limit_bytes", INT64_MAX,
+			      &set->limits.bytes) < 0 ||
+	    metasync_get_number(user, "metasync_limit_entries", INT32_MAX,
+				&set->limits.entries) < 0 ||
+	    metasync_get_number(user, "metasync_limit_name", 1024,
+				&set->limits.name) < 0 ||
+	    metasync_get_number(user, "metasync_limit_set", 100,
+				&set->limits.set) < 0 ||
+	    metasync_get_msecs(user, "metasync_busy_timeout",
+			       &set->busy_timeout_msecs) < 0 ||
+	    metasync_get_secs(user, "metasync_tombstones",
+			      &set->tombstone_secs) < 0)
+		return -1;
+	return 0;
+}
+
+/* Returns 1 if there is a directory, 0 if not (logged), -1 on a wrong setting. */
+static int metasync_get_dir(struct mail_user *user, const char **dir_r)
+{
+	const char *dir = compat_user_setting(user, "metasync_dir");
+
+	if (dir == NULL || *dir == '\0')
+		dir = "~/metasync";
+	if (mail_user_try_home_expand(user, &dir) < 0 || *dir != '/') {
+		if (compat_user_setting(user, "metasync_dir") == NULL) {
+			e_warning(user->event, "metasync: User has no home "
+				  "directory and metasync_dir is not set: "
+				  "switched off for this user");
+			return 0;
+		}
+		user->error = p_strdup_printf(user->pool,
+			"metasync_dir: Must be an absolute path "
+			"or below the home: %s", dir);
+		return -1;
+	}
+	*dir_r = dir;
+	return 1;
+}
+
+/* -- the store ------------------------------------------------------------- */
+
+static void metasync_store_log(void *context, const char *message)
+{
+	struct metasync_user *muser = context;
+
+	e_warning(muser->event, "%s", message);
+}
+
+static int
+metasync_user_open(struct metasync_user *muser, struct store_error *error_r)
+{
+	enum store_status status;
+
+	if (muser->store != NULL && store_is_replaced(muser->store))
+		store_close(&muser->store);
+	if (muser->store != NULL)
+		return 0;
+	status = store_open(&muser->set, &muser->store, error_r);
+	return status == STORE_OK ? 0 : -1;
+}
+
+int metasync_user_store(struct mail_user *user, struct store **store_r,
+			struct store_error *error_r)
+{
+	struct metasync_user *muser = metasync_user_get(user);
+
+	*store_r = NULL;
+	if (metasync_user_open(muser, error_r) < 0)
+		return -1;
+	if (!muser->mailboxes_checked) {
+		muser->mailboxes_checked = TRUE;
+		metasync_mailboxes_check(muser);
+	}
+	*store_r = muser->store;
+	return 0;
+}
+
+struct store *metasync_user_existing_store(struct metasync_user *muser)
+{
+	struct store_error error;
+	struct stat st;
+
+	if (muser->store == NULL &&
+	    stat(t_strconcat(muser->set.dir, "/store.db", NULL), &st) < 0)
+		return NULL;
+	if (metasync_user_open(muser, &error) < 0) {
+		metasync_user_log(muser->user, &error);
+		return NULL;
+	}
+	return muser->store;
+}
+
+void metasync_user_log(struct mail_user *user, const struct store_error *error)
+{
+	struct metasync_user *muser = metasync_user_get(user);
+
+	if (muser->logged_status == error->status &&
+	    muser->logged_at + METASYNC_LOG_INTERVAL_SECS > ioloop_time)
+		return;
+	muser->logged_status = error->status;
+	muser->logged_at = ioloop_time;
+	e_error(muser->event, "%s", error->message);
+}
+
+static void metasync_user_upkeep_timeout(struct metasync_user *muser)
+{
+	timeout_remove(&muser->to_upkeep);
+	if (muser->store != NULL)
+		store_idle(muser->store);
+}
+
+void metasync_user_upkeep(struct mail_user *user)
+{
+	struct metasync_user *muser = metasync_user_get(user);
+
+	if (muser->to_upkeep == NULL) {
+		muser->to_upkeep = timeout_add_short(0,
+			metasync_user_upkeep_timeout, muser);
+	}
+}
+
+/* -- the user -------------------------------------------------------------- */
+
+static void metasync_user_deinit(struct mail_user *user)
+{
+	struct metasync_user *muser = metasync_user_get(user);
+
+	timeout_remove(&muser->to_upkeep);
+	store_close(&muser->store);
+	hash_table_destroy(&muser->checked_mailboxes);
+	muser->module_ctx.super.deinit(user);
+	event_unref(&muser->event);
+}
+
+void metasync_mail_user_created(struct mail_user *user)
+{
+	struct mail_user_vfuncs *v = user->vlast;
+	struct metasync_user *muser;
+	const char *enabled = compat_user_setting(user, "metasync_enabled");
+	struct store_settings set;
+	const char *dir;
+
+	if (enabled != NULL && strcasecmp(enabled, "no") == 0)
+		return;
+	store_settings_init(&set);
+	if (metasync_get_limits(user, &set) < 0 ||
+	    metasync_get_dir(user, &dir) <= 0)
+		return;
+
+	muser = p_new(user->pool, struct metasync_user, 1);
+	muser->user = user;
+	muser->event = event_create(user->event);
+	event_set_append_log_prefix(muser->event, "metasync: ");
+	hash_table_create(&muser->checked_mailboxes, user->pool, 0, str_hash,
+			  strcmp);
+	muser->set = set;
+	muser->set.dir = p_strdup(user->pool, dir);
+	muser->set.log = metasync_store_log;
+	muser->set.log_context = muser;
+
+	muser->module_ctx.super = *v;
+	user->vlast = &muser->module_ctx.super;
+	v->deinit = metasync_user_deinit;
+	MODULE_CONTEXT_SET(user, metasync_user_module, muser);
+}
