@@ -299,7 +299,7 @@ meta_read(struct store *store, struct store_error *error_r)
 
 /* Somebody put another file in the database's place: what we would write or
    read now is a file that nobody else sees. */
-static bool db_is_moved(struct store *store)
+bool store_is_replaced(const struct store *store)
 {
 	int moved = 0;
 
@@ -335,7 +335,7 @@ enum store_status store_begin(struct store *store, bool write,
 {
 	enum store_status status;
 
-	if (db_is_moved(store)) {
+	if (store_is_replaced(store)) {
 		return store_fail(error_r, STORE_FAILED,
 			"%s was removed or replaced while it was in use",
 			store->db_path);
