@@ -1,0 +1,142 @@
+"""What the benchmarks share: the two servers, a lean connection, filling a store, and the memory of the imap
+process behind a connection."""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+
+from harness.server import Server
+
+VALUE = b"x" * 100
+BUILD = os.environ.get("DOVETAIL_BUILD", "build")
+
+# Room for 100,000 entries, in one set 100 of them
+LIMITS = {"metasync_limit_entries": "200000", "metasync_limit_bytes": "256M"}
+
+STOCK = "mail_attribute_dict = file:%h/dovecot-attributes\nprotocol imap {\n  imap_metadata = yes\n}\n"
+
+
+def dovetail():
+    return Server(plugin=LIMITS)
+
+
+def stock():
+    """Dovecot without any of our plugins; its METADATA is in a file dictionary."""
+    return Server(plugins=False, extra=STOCK)
+
+
+class Connection:
+    """An IMAP connection that only waits for the tagged reply. Values must not look like one."""
+
+    def __init__(self, port, user, rcvbuf=0):
+        self.socket = socket.socket()
+        if rcvbuf:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
+        self.socket.connect(("127.0.0.1", port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.buffer = bytearray()
+        self.until(b"* OK")
+        self.ask(b"LOGIN %s pass" % user.encode())
+
+    def until(self, start):
+        """Reads to the end of a last line that starts so; returns everything."""
+        while True:
+            if self.buffer.endswith(b"\r\n"):
+                line = self.buffer.rfind(b"\n", 0, -1) + 1
+                if self.buffer.startswith(start, line):
+                    answer, self.buffer = bytes(self.buffer), bytearray()
+                    return answer
+            data = self.socket.recv(262144)
+            if not data:
+                raise EOFError("the server closed the connection: %r" % bytes(self.buffer[-200:]))
+            self.buffer += data
+
+    def send(self, command):
+        self.socket.sendall(b"t " + command + b"\r\n")
+
+    def wait(self):
+        answer = self.until(b"t ")
+        if b"\nt OK" not in b"\n" + answer[-1000:]:
+            raise RuntimeError(answer[-1000:].decode(errors="replace"))
+        return answer
+
+    def ask(self, command):
+        self.send(command)
+        return self.wait()
+
+    def close(self):
+        self.socket.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def fill(server, user, entries, command=b'XMETASET ""'):
+    """Entries /private/vendor/bench/e000000 and on, 100 bytes each, 100 in one set."""
+    with Connection(server.port, user) as c:
+        for start in range(0, entries, 100):
+            pairs = b" ".join(b'/private/vendor/bench/e%06d "%s"' % (i, VALUE)
+                              for i in range(start, min(start + 100, entries)))
+            c.ask(b"%s (%s)" % (command, pairs))
+
+
+def fill_stock(server, user, entries):
+    fill(server, user, entries, b'SETMETADATA ""')
+
+
+def imap_pid(connection_socket):
+    """The process that has the server's end of a connection. imap-login has handed it on, so there is one."""
+    mine = "%04X" % connection_socket.getsockname()[1]
+    with open("/proc/net/tcp") as f:
+        inode = next(fields[9] for fields in map(str.split, f) if fields[2].endswith(":" + mine))
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            for fd in os.listdir("/proc/%s/fd" % pid):
+                with contextlib.suppress(OSError):
+                    if os.readlink("/proc/%s/fd/%s" % (pid, fd)) == "socket:[%s]" % inode:
+                        return int(pid)
+    raise LookupError("no process has the connection")
+
+
+def peak_kib(pid):
+    """The most memory that the process has had."""
+    with open("/proc/%d/status" % pid) as f:
+        return next(int(line.split()[1]) for line in f if line.startswith("VmHWM:"))
+
+
+def private_kib(pid):
+    """Memory that the process shares with nobody."""
+    with open("/proc/%d/smaps_rollup" % pid) as f:
+        return sum(int(line.split()[1]) for line in f if line.startswith(("Private_Clean:", "Private_Dirty:")))
+
+
+@contextlib.contextmanager
+def floor(server):
+    """The floor program, its files beside the server's; yields the ports of its writer and its reader."""
+    directory = tempfile.mkdtemp(prefix="floor-", dir=server.root)
+    process = subprocess.Popen([os.path.join(BUILD, "bench", "bench-floor"), directory], stdout=subprocess.PIPE)
+    try:
+        yield process.stdout.readline().decode().split()
+    finally:
+        process.terminate()
+        process.wait()
+        process.stdout.close()
+        shutil.rmtree(directory)
+
+
+def drive(blocks, *subjects):
+    """Runs bench-driver on (name, kind, samples per block, port, who, entries); returns name → seconds."""
+    command = [os.path.join(BUILD, "bench", "bench-driver"), str(blocks)]
+    command += [":".join(map(str, subject)) for subject in subjects]
+    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    samples = {}
+    for line in output.splitlines():
+        name, seconds = line.split()
+        samples.setdefault(name, []).append(float(seconds))
+    return samples
