@@ -17,9 +17,9 @@
      END, BAD     end at once
 
    Output is rows of "* XTEST OUT " with the number of the row, so that a gap or a
-   repetition shows. Every start and every finish is a line in the log:
-   "xtest start NAME", "xtest finish NAME why=…" with the number of calls of each
-   callback.
+   repetition shows. Every start and every finish is a line in the log, and so is the
+   first time that the output was full: "xtest start NAME", "xtest blocked NAME",
+   "xtest finish NAME why=…" with the number of calls of each callback.
 
    XTESTMIN has nothing but start(): the framework's own behaviour.
    XTESTARGS tells what arguments it got. */
@@ -28,10 +28,10 @@
 #include "crc32.h"
 #include "imap-arg.h"
 #include "imap-long-command.h"
-#include "compat.h"
+#include "compat-user.h"
 #include "long-command-test.h"
 
-#define XTEST_ROW_SIZE 64
+#define XTEST_ROW_SIZE 1024
 
 enum xtest_timer {
 	XTEST_TIMER_OPTION,
@@ -42,7 +42,7 @@ struct xtest {
 	char *name;
 	uint64_t rows, rows_left;
 	unsigned int later_msecs, rain;
-	bool drain, done, no_input;
+	bool drain, done, no_input, blocked;
 
 	unsigned int changes, timers, lines, mores, keepalives;
 };
@@ -212,10 +212,15 @@ static bool xtest_more(struct imap_long_command *lc)
 	x->mores++;
 	/* a part at a time, so that it is called again also without a full
 	   output */
-	for (i = 0; i < 256 && x->rows_left > 0; i++) {
+	for (i = 0; i < 16 && x->rows_left > 0; i++) {
 		x->rows_left--;
-		if (!xtest_send_row(lc, x))
+		if (!xtest_send_row(lc, x)) {
+			if (!x->blocked)
+				e_info(lc->client->event, "xtest blocked %s",
+				       x->name);
+			x->blocked = TRUE;
 			break;
+		}
 	}
 	if (x->rows_left > 0)
 		return TRUE;

@@ -1,0 +1,365 @@
+"""A private Dovecot: its own configuration, directories, ports and state below one temporary directory, on
+127.0.0.1 only, gone at the end. Works as root (then as on a real server: mail processes of another uid) and
+as an ordinary user (then everything is that user's)."""
+
+import atexit
+import ctypes
+import os
+import pwd
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+from .imap import Client
+
+TREE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+BUILD = os.environ.get("DOVETAIL_BUILD", os.path.join(TREE, "build"))
+STOCK_MODULES = "/usr/lib/dovecot/modules"
+OURS = [("src/long-command", "lib05_imap_long_command_plugin.so"),
+        ("src/metasync", "lib10_metasync_plugin.so"),
+        ("src/imap-metasync", "lib15_imap_metasync_plugin.so"),
+        ("tests/server/plugin", "lib50_imap_long_command_test_plugin.so")]
+# Mail of a root server belongs to this uid, which nobody has
+MAIL_UID = 61234
+TESTS = " imap_long_command_test"
+
+CONFIG = """\
+base_dir = {root}/run
+state_dir = {root}/state
+log_path = {root}/log
+mail_plugin_dir = {root}/modules
+protocols = imap
+listen = 127.0.0.1
+disable_plaintext_auth = no
+ssl = {ssl}
+first_valid_uid = 1
+first_valid_gid = 1
+mail_max_userip_connections = 10000
+verbose_proctitle = yes
+default_vsz_limit = {vsz}
+import_environment = TZ {environment}
+auth_mechanisms = plain
+{users}
+passdb {{
+  driver = static
+  args = password=pass
+}}
+userdb {{
+  driver = static
+  args = uid={uid} gid={gid} home={root}/home/%u
+}}
+mail_location = {mail_location}
+mail_plugins = {mail_plugins}
+protocol imap {{
+  mail_plugins = $mail_plugins {imap_plugins}
+}}
+plugin {{
+{plugin}}}
+service anvil {{
+  client_limit = 20000
+  {chroot}
+}}
+service stats {{
+  client_limit = 20000
+}}
+service auth {{
+  client_limit = 20000
+}}
+service imap-login {{
+  {chroot}
+  service_count = 0
+  client_limit = 4000
+  process_min_avail = 1
+  inet_listener imap {{
+    address = 127.0.0.1
+    port = {port}
+  }}
+  inet_listener imaps {{
+    address = 127.0.0.1
+    port = {tls_port}
+    ssl = yes
+  }}
+}}
+service imap {{
+  process_limit = 4000
+  client_limit = {client_limit}
+  service_count = {service_count}
+  process_min_avail = {process_min_avail}
+  {executable}
+}}
+namespace inbox {{
+  inbox = yes
+  separator = /
+}}
+{extra}
+"""
+
+WRAPPERS = {
+    "asan": """#!/bin/sh
+export LD_PRELOAD="$(gcc -print-file-name=libasan.so)"
+export ASAN_OPTIONS="detect_leaks=1:log_path={root}/sanitizer/asan:abort_on_error=0:exitcode=98"
+exec /usr/lib/dovecot/imap "$@"
+""",
+    "valgrind": """#!/bin/sh
+exec valgrind -q --vgdb=no --leak-check=full --errors-for-leak-kinds=definite --show-leak-kinds=definite \\
+  --log-file={root}/sanitizer/valgrind.%p /usr/lib/dovecot/imap "$@"
+""",
+}
+
+
+class ServerError(RuntimeError):
+    """One line for the user."""
+
+
+def free_ports():
+    """A port for IMAP whose 850th follower is free too."""
+    while True:
+        with socket.socket() as a, socket.socket() as b:
+            a.bind(("127.0.0.1", 0))
+            port = a.getsockname()[1]
+            if port + 850 > 65535:
+                continue
+            try:
+                b.bind(("127.0.0.1", port + 850))
+            except OSError:
+                continue
+            return port
+
+
+def die_with_parent():
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+class Server:
+    """plugins: True (ours), False (none), or the names of imap plugins beside ours. plugin: settings in
+    plugin { }. extra: text at the end of the configuration. keep: a directory for the users' homes."""
+
+    def __init__(self, plugin=None, plugins=True, extra="", port=None, tls=False, keep=None,
+                 client_limit=1, service_count=1, process_min_avail=0, wrapper=None,
+                 mail_location="maildir:~/mail"):
+        self.root = tempfile.mkdtemp(prefix="dt-", dir="/tmp")
+        self.port = port or free_ports()
+        self.tls_port = self.port + 850
+        self.wrapper = wrapper or os.environ.get("DOVETAIL_WRAPPER")
+        self.process = None
+        self.clients = []
+        self.as_root = os.getuid() == 0
+        self.mail_uid = self.mail_gid = MAIL_UID if self.as_root else os.getuid()
+        if not self.as_root:
+            self.mail_gid = os.getgid()
+        atexit.register(self.destroy)
+        try:
+            self._directories(keep)
+            self._modules()
+            with open(self.config, "w") as f:
+                f.write(self._config(plugin or {}, plugins, extra, tls, client_limit, service_count,
+                                     process_min_avail, mail_location))
+            self.start()
+        except BaseException:
+            self.destroy()
+            raise
+
+    # -- setting up
+
+    @property
+    def config(self):
+        return self.root + "/dovecot.conf"
+
+    def _directories(self, keep):
+        os.chmod(self.root, 0o755)
+        for name in ("run", "state", "modules", "home", "sanitizer"):
+            os.mkdir(os.path.join(self.root, name))
+        os.chmod(self.root + "/sanitizer", 0o777)
+        if keep:
+            os.rmdir(self.root + "/home")
+            os.makedirs(keep, exist_ok=True)
+            os.symlink(os.path.realpath(keep), self.root + "/home")
+        if self.as_root:
+            os.chown(self.root + "/home", self.mail_uid, self.mail_gid)
+
+    def _modules(self):
+        for name in os.listdir(STOCK_MODULES):
+            os.symlink(os.path.join(STOCK_MODULES, name), os.path.join(self.root, "modules", name))
+        for folder, name in OURS:
+            path = os.path.join(BUILD, folder, name)
+            if os.path.exists(path):
+                # a copy: the mail user need not be able to reach the tree
+                shutil.copy(path, os.path.join(self.root, "modules", name))
+
+    def _wrapper(self):
+        if not self.wrapper:
+            return ""
+        path = self.root + "/imap-wrapper"
+        with open(path, "w") as f:
+            f.write(WRAPPERS[self.wrapper].format(root=self.root))
+        os.chmod(path, 0o755)
+        return "executable = %s\n  vsz_limit = %s" % (path, "0" if self.wrapper == "asan" else "4G")
+
+    def _config(self, plugin, plugins, extra, tls, client_limit, service_count, process_min_avail,
+                mail_location):
+        users = chroot = ""
+        if not self.as_root:
+            me = pwd.getpwuid(os.getuid()).pw_name
+            users = ("default_internal_user = {0}\ndefault_internal_group = {1}\n"
+                     "default_login_user = {0}\n").format(me, self._group())
+            chroot = "chroot ="
+        certificate = "no"
+        if tls:
+            subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+                            "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext",
+                            "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", self.root + "/key.pem",
+                            "-out", self.root + "/cert.pem"], check=True, capture_output=True)
+            certificate = "yes\nssl_cert = <{0}/cert.pem\nssl_key = <{0}/key.pem".format(self.root)
+        imap = ""
+        if plugins is not False:
+            imap = "imap_long_command imap_metasync"
+            if os.path.exists(self.root + "/modules/" + OURS[3][1]):
+                imap += TESTS
+            if plugins is not True:
+                imap += " " + plugins
+        config = CONFIG.format(
+            root=self.root, ssl=certificate, vsz="1G", users=users, uid=self.mail_uid, gid=self.mail_gid,
+            environment="GDB=1" if self.wrapper else "", mail_location=mail_location,
+            mail_plugins="metasync" if plugins is not False else "", imap_plugins=imap,
+            plugin="".join("  %s = %s\n" % item for item in plugin.items()), chroot=chroot, port=self.port,
+            tls_port=self.tls_port if tls else 0, client_limit=client_limit, service_count=service_count,
+            process_min_avail=process_min_avail, executable=self._wrapper(), extra=extra)
+        if not self.as_root:
+            config += "service imap-hibernate {\n  unix_listener imap-hibernate {\n    mode = 0600\n  }\n}\n"
+            config += "service imap {\n  unix_listener imap-master {\n    mode = 0600\n  }\n}\n"
+        return config
+
+    @staticmethod
+    def _group():
+        import grp
+        return grp.getgrgid(os.getgid()).gr_name
+
+    # -- life
+
+    def start(self):
+        for port in (self.port, self.tls_port):
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind(("127.0.0.1", port))
+                except OSError as error:
+                    raise ServerError("port %d: %s" % (port, error.strerror)) from None
+        path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+        self.process = subprocess.Popen(["dovecot", "-F", "-c", self.config], preexec_fn=die_with_parent,
+                                        env=dict(os.environ, PATH=path), stdout=subprocess.PIPE,
+                                        stderr=subprocess.STDOUT, start_new_session=True)
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
+                return
+            except OSError:
+                if self.process.poll() is not None:
+                    output = self.process.stdout.read().decode(errors="replace")
+                    raise ServerError("Dovecot did not start: " + (output + self.log()).strip()) from None
+                if time.monotonic() > deadline:
+                    raise ServerError("Dovecot does not listen on port %d" % self.port) from None
+                time.sleep(0.01)
+
+    def processes(self):
+        """Pids of this server's processes: those whose master is ours."""
+        if not self.process:
+            return []
+        children, out = {}, []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open("/proc/%s/stat" % pid) as f:
+                    fields = f.read().rpartition(")")[2].split()
+                if fields[0] != "Z":
+                    children.setdefault(int(fields[1]), []).append(int(pid))
+            except OSError:
+                pass
+        todo = [self.process.pid]
+        while todo:
+            pid = todo.pop()
+            out.append(pid)
+            todo += children.get(pid, [])
+        return out
+
+    def stop(self):
+        """SIGTERM, and waits for all processes. The log can still be read."""
+        if not self.process:
+            return
+        pids = self.processes()
+        self.process.terminate()
+        deadline = time.monotonic() + 30
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        while any(os.path.exists("/proc/%d" % pid) for pid in pids):
+            if time.monotonic() > deadline:
+                for pid in pids:
+                    try:
+                        os.kill(pid, signal.SIGKILL)
+                    except ProcessLookupError:
+                        pass
+                break
+            time.sleep(0.01)
+        self.process.stdout.close()
+        self.process = None
+
+    def destroy(self):
+        for client in self.clients:
+            client.close()
+        self.clients = []
+        self.stop()
+        shutil.rmtree(self.root, ignore_errors=True)
+        atexit.unregister(self.destroy)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        try:
+            self.stop()
+            if kind is None:
+                self.assert_clean()
+        finally:
+            self.destroy()
+
+    # -- use
+
+    def login(self, user="u1", **kwargs):
+        client = Client(self.port, user, **kwargs)
+        self.clients.append(client)
+        return client
+
+    def home(self, user):
+        return os.path.join(self.root, "home", user)
+
+    def log(self):
+        try:
+            with open(self.root + "/log", errors="replace") as f:
+                return f.read()
+        except FileNotFoundError:
+            return ""
+
+    def doveadm(self, *args, config=None):
+        return subprocess.run(["doveadm", "-c", config or self.config] + list(args), capture_output=True,
+                              text=True, timeout=60)
+
+    def sanitizer_reports(self):
+        out = ""
+        for name in sorted(os.listdir(self.root + "/sanitizer")):
+            with open(os.path.join(self.root, "sanitizer", name), errors="replace") as f:
+                out += f.read()
+        return out
+
+    def assert_clean(self):
+        """No process has ended by an assertion or a signal, and nothing was found by a sanitizer."""
+        bad = [line for line in self.log().splitlines()
+               if re.search(r"Panic|Fatal|killed with signal|assertion failed|leak|Raw backtrace", line)]
+        assert not bad, "\n".join(bad)
+        reports = self.sanitizer_reports()
+        assert not reports.strip(), reports[:20000]
