@@ -57,11 +57,10 @@ static const char schema_sql[] =
 "PRAGMA application_id = " STRINGIFY(APPLICATION_ID) ";"
 "PRAGMA user_version = " STRINGIFY(SCHEMA_VERSION) ";";
 
-/* wal_autocheckpoint=0: store_idle() does that, after the reply.
+/* No wal_autocheckpoint here: it would take the place of our wal_hook().
    secure_delete: what the user removed shall not stay in the file. */
 static const char connection_sql[] =
 "PRAGMA synchronous = FULL;"
-"PRAGMA wal_autocheckpoint = 0;"
 "PRAGMA cache_size = -512;"
 "PRAGMA temp_store = MEMORY;"
 "PRAGMA secure_delete = ON;";
@@ -286,6 +285,8 @@ open_db(struct store *store, struct store_error *error_r)
 	(void)sqlite3_db_config(store->db, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
 	(void)sqlite3_db_config(store->db, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0,
 				NULL);
+	/* In place of SQLite's own, which makes checkpoints: store_idle() does
+	   that, after the reply */
 	(void)sqlite3_wal_hook(store->db, wal_hook, store);
 	if (sqlite3_db_readonly(store->db, "main") == 1) {
 		return store_fail(error_r, STORE_FAILED, "%s is not writable",
