@@ -9,7 +9,6 @@
    each sample in the end. A block more is measured first and forgotten.
    WHO is the user; for the floor's kinds the port of its reader. */
 
-#define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -144,6 +143,8 @@ static void conn_wait(struct conn *conn, const char *text)
 		}
 		ret = read(conn->fd, conn->buf + conn->used,
 			   sizeof(conn->buf) - conn->used);
+		if (ret < 0 && errno == EINTR)
+			continue;
 		if (ret <= 0) {
 			fail("waited for \"%s\", got %s; last line: %s", text,
 			     ret == 0 ? "end of input" : strerror(errno),

@@ -9,7 +9,6 @@
    prints the writer's and the reader's port on 127.0.0.1. Each serves one
    client; when the writer's is gone, both end. */
 
-#define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
