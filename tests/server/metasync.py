@@ -9,6 +9,10 @@ RESET = b"* OK [XMETASYNC RESET]"
 LIMITS = b"* OK [XMETASYNC LIMITS ("
 
 
+# Dovecot adds the time that a command took to its reply
+TOOK = re.compile(rb" \([0-9.]+ [+0-9. ]* secs\)\.$")
+
+
 def ask(client, command):
     """Sends a command; returns the lines of the answer, the tag replaced by b"T"."""
     tag = client.start(command)
@@ -18,7 +22,7 @@ def ask(client, command):
 def lines_until(client, tag):
     lines = [r.line for r in client.until(tag)]
     assert lines[-1].startswith(tag + b" ")
-    lines[-1] = b"T" + lines[-1][len(tag):]
+    lines[-1] = b"T" + TOOK.sub(b".", lines[-1][len(tag):])
     return lines
 
 
@@ -74,9 +78,10 @@ class Watch:
         """Returns what the line was: "limits", "reset", "entry", "partial", "marker", "idling",
         "end", "other"."""
         line = resp.line
-        self.log.append(line)
         if resp.tag == self.tag:
+            self.log.append(TOOK.sub(b".", line))
             return "end"
+        self.log.append(line)
         if line == b"+ idling":
             return "idling"
         if line.startswith(LIMITS):
@@ -132,7 +137,7 @@ class Watch:
     def done(self):
         self.client.send(b"DONE\r\n")
         self.until("end")
-        assert self.log[-1] == self.tag + b" OK XMETASYNC completed."
+        assert self.log[-1] == self.tag + b" OK XMETASYNC completed.", self.log[-1]
         return self
 
     def entries(self):

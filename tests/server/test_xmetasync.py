@@ -307,7 +307,7 @@ def test_done_in_any_case(client, user, done):
     w = Watch(c, b'"" /private').catch_up()
     c.send(done + b"\r\n")
     w.until("end")
-    assert w.log[-1].endswith(b" OK XMETASYNC completed.")
+    assert w.log[-1] == w.tag + b" OK XMETASYNC completed."
     sane(c)
 
 
@@ -316,10 +316,10 @@ def test_done_pipelined_with_the_command(client, user):
     c = client(user)
     put(c, [(A, b'"1"')])
     c.send(b'p1 XMETASYNC (DEPTH infinity) "" /private\r\ndone\r\np2 NOOP\r\n')
-    lines = [r.line for r in c.until(b"p1")]
+    lines = lines_until(c, b"p1")
     assert lines[1] == b'* METADATA "" (/private/vendor/test/a "1")'
     assert MARK.match(lines[2])
-    assert lines[-1] == b"p1 OK XMETASYNC completed."
+    assert lines[-1] == b"T OK XMETASYNC completed."
     assert c.until(b"p2")[-1].line.startswith(b"p2 OK")
 
 
@@ -351,7 +351,7 @@ def test_a_wrong_line_with_a_literal_is_not_run(client, user):
 def test_a_line_before_idling(client, user):
     c = client(user)
     c.send(b'q1 XMETASYNC "" /private\r\nq2 NOOP\r\n')
-    assert c.until(b"q1")[-1].line == b"q1 BAD Expected DONE."
+    assert lines_until(c, b"q1")[-1] == b"T BAD Expected DONE."
     sane(c)
 
 
