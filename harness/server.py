@@ -335,6 +335,23 @@ class Server:
         self.clients.append(client)
         return client
 
+    def await_no_session(self, user):
+        """Waits until no imap process has a session of the user."""
+        deadline = time.monotonic() + 30
+        title = ("[%s " % user).encode()
+        while True:
+            titles = b""
+            for pid in self.processes():
+                try:
+                    with open("/proc/%d/cmdline" % pid, "rb") as f:
+                        titles += f.read()
+                except OSError:
+                    pass
+            if title not in titles:
+                return
+            assert time.monotonic() < deadline, "a session of %s does not end" % user
+            time.sleep(0.01)
+
     def home(self, user):
         return os.path.join(self.root, "home", user)
 

@@ -201,8 +201,10 @@ static bool xmetasync_more(struct imap_long_command *lc)
 			xmetasync_consistent(ctx, &state.pos);
 		break;
 	case STORE_RESET:
-		if (xmetasync_reset(ctx, &error) == 0)
+		if (xmetasync_reset(ctx, &error) == 0) {
+			more = TRUE;
 			break;
+		}
 		/* fall through */
 	default:
 		imap_metasync_end_error(lc, &error);

@@ -55,7 +55,8 @@ BAD = b"T BAD "
     (b'"" (' + N, BAD),
     (b'"" ' + N + b")", BAD),
     (b'(ONCE "" ' + N, BAD),
-    (b'NIL ' + N, BAD),
+    # as an astring NIL is a name like any other (RFC 3501)
+    (b'NIL ' + N, b"T NO [NONEXISTENT] "),
     (b'"" NIL', BAD),
     # scopes
     (b"(SERVER BOGUS) " + N, BAD),

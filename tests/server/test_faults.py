@@ -5,6 +5,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import tempfile
 
 import pytest
 
@@ -24,6 +25,7 @@ def prepare(server, user, make):
     c = server.login(user)
     put(c, [(A, b'"old"')])
     c.logout()
+    server.await_no_session(user)
     make(directory(server, user))
 
 
@@ -149,12 +151,12 @@ def test_locked_store(make_server):
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to mount a small file system")
-def test_disk_full(make_server, tmp_path):
-    """A file system of one megabyte. The write that does not fit is not half there."""
-    mount = str(tmp_path / "small")
-    os.mkdir(mount)
+def test_disk_full(make_server):
+    """A file system of a few megabytes. The write that does not fit is not half there."""
+    mount = tempfile.mkdtemp(prefix="dt-full-", dir="/tmp")
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m,mode=777", "tmpfs", mount],
                       capture_output=True).returncode != 0:
+        os.rmdir(mount)
         pytest.skip("cannot mount")
     try:
         with make_server(plugin={"metasync_dir": mount + "/%u"}) as server:
@@ -178,6 +180,7 @@ def test_disk_full(make_server, tmp_path):
             w.done()
     finally:
         subprocess.run(["umount", "-l", mount], check=True)
+        os.rmdir(mount)
 
 
 def test_wake_file_removed(make_server):
@@ -219,11 +222,13 @@ def test_restored_backup(server, user):
     c = server.login(user)
     put(c, [(A, b'"backup"')])
     c.logout()
+    server.await_no_session(user)
     shutil.copytree(d, d + "-copy")
     c = server.login(user)
     put(c, [(A, b'"lost"')])
     w = Watch(c, b'"" /private').catch_up().done()
     c.logout()
+    server.await_no_session(user)
     shutil.rmtree(d)
     os.rename(d + "-copy", d)
     for path in [d] + [os.path.join(d, name) for name in os.listdir(d)]:
