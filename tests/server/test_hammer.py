@@ -51,42 +51,44 @@ class Reader(threading.Thread):
     def __init__(self, login, seed, rest):
         super().__init__()
         self.login, self.random, self.rest = login, random.Random(seed), rest
+        # the bookmark that belongs to what is kept in the watch's state
+        self.bookmark, self.state = None, {}
         self.watch, self.markers, self.partials, self.error = None, 0, 0, None
 
-    def resume(self, state, mark):
-        client = self.login()
-        self.watch = Watch(client, b'"" /private/pair', state=state)
-        self.watch.start(mark)
+    def resume(self):
+        if self.watch:
+            self.watch.client.reset()
+        self.watch = Watch(self.login(), b'"" /private/pair', state=self.state)
+        self.watch.start(self.bookmark)
 
     def read(self):
         kind = self.watch.handle(self.watch.client.read_response())
         if kind == "marker":
             self.markers += 1
             check_pairs(self.watch.state)
+            self.bookmark, self.state = self.watch.mark, self.watch.state
         elif kind == "partial":
             self.partials += 1
         return kind
 
     def run(self):
         try:
-            self.resume({}, None)
+            self.resume()
             while not self.rest.is_set():
                 kind = self.read()
                 if kind == "partial" and self.random.random() < 0.5:
                     # keep what was told so far, lose the connection
                     self.watch.commit()
-                    self.watch.client.reset()
-                    self.resume(self.watch.state, self.watch.partial)
+                    self.bookmark, self.state = self.watch.partial, self.watch.state
+                    self.resume()
                 elif kind == "marker" and self.random.random() < 0.05:
                     # without a goodbye; what comes after the marker is dropped
-                    self.watch.client.reset()
-                    self.resume(self.watch.state, self.watch.mark)
+                    self.resume()
                 elif self.random.random() < 0.05:
                     # a slow reader: waits for the writers, not for a clock
                     self.rest.wait(self.random.random() * 0.2)
             # the end: everything that is there
-            self.watch.client.reset()
-            self.resume(self.watch.state, self.watch.mark)
+            self.resume()
             while self.read() != "idling":
                 pass
             self.watch.done()

@@ -35,13 +35,14 @@ def flat(parts):
 def test_imaplib_once(library, client, user):
     c = client(user)
     big = b"two\r\nlines"
-    assert "XMETASYNC" in library.capabilities
+    kind, data = library.capability()
+    assert b"XMETASYNC" in data[0].split()
     kind, data = library.xatom("XMETASET", '""', '(%s "1")' % A.decode())
     assert kind == "OK"
     tag = c.start(b'XMETASET "" (/private/vendor/test/b {%d+}\r\n%s)' % (len(big), big))
     assert c.until(tag)[-1].line.startswith(tag + b" OK")
     kind, data = library.xatom("XMETASYNC", "(ONCE DEPTH infinity)", '""', "/private")
-    assert kind == "OK" and data == [b"XMETASYNC completed."]
+    assert kind == "OK" and data[0].startswith(b"XMETASYNC completed")
     kind, data = library.response("METADATA")
     assert flat(data) == b'"" (' + A + b' "1")"" (/private/vendor/test/b {10}\r\n' + big + b")"
     # the markers are response codes of untagged OK
@@ -75,7 +76,7 @@ def test_imaplib_waits(library, client, user):
     assert library.readline() == b'* METADATA "" (%s "live")\r\n' % A
     assert library.readline().startswith(b"* OK [XMETASYNC (%d %d " % pos)
     library.send(b"DONE\r\n")
-    assert library.readline() == tag + b" OK XMETASYNC completed.\r\n"
+    assert library.readline().startswith(tag + b" OK XMETASYNC completed")
     assert library.noop()[0] == "OK"
 
 
