@@ -1,0 +1,1 @@
+"""`./dev demo`: two devices of one account, live."""
