@@ -18,6 +18,7 @@
 #include "array.h"
 #include "llist.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 
 #define LONG_COMMAND_POLL_MSECS 1000
@@ -30,9 +31,9 @@ struct long_command_watch {
 	struct io *io;
 	struct timeout *to;
 	unsigned int check_interval_msecs;
-	/* the file that io watches */
-	dev_t dev;
-	ino_t ino;
+	/* the file that io watches; 0 if there is none */
+	uint64_t ino;
+	uint32_t dev_major, dev_minor;
 };
 
 static struct long_command_watch *long_command_watches = NULL;
@@ -41,19 +42,29 @@ static bool long_command_watch_warned = FALSE;
 static void watch_event(struct long_command_watch *watch);
 static void watch_check(struct long_command_watch *watch);
 
+/* Only which file it is: one whose times are looked at gets new ones with its
+   next write (multigrain timestamps, Linux 6.13), and then the file system has
+   more to write at each change. */
+static void
+watch_get_file(const struct long_command_watch *watch, struct statx *st_r)
+{
+	if (statx(AT_FDCWD, watch->path, 0, STATX_INO, st_r) < 0)
+		i_zero(st_r);
+}
+
 static void watch_start(struct long_command_watch *watch)
 {
 	enum io_notify_result result;
-	struct stat st;
+	struct statx st;
 
 	io_remove(&watch->io);
 	timeout_remove(&watch->to);
-	/* stat first: if the file is replaced in between, the next check sees
+	/* this first: if the file is replaced in between, the next check sees
 	   another file than this one */
-	if (stat(watch->path, &st) < 0)
-		i_zero(&st);
-	watch->dev = st.st_dev;
-	watch->ino = st.st_ino;
+	watch_get_file(watch, &st);
+	watch->ino = st.stx_ino;
+	watch->dev_major = st.stx_dev_major;
+	watch->dev_minor = st.stx_dev_minor;
 	result = io_add_notify(watch->path, watch_event, watch, &watch->io);
 	if (result == IO_NOTIFY_NOSUPPORT && !long_command_watch_warned) {
 		long_command_watch_warned = TRUE;
@@ -69,10 +80,12 @@ static void watch_start(struct long_command_watch *watch)
 
 static void watch_verify(struct long_command_watch *watch)
 {
-	struct stat st;
+	struct statx st;
 
-	if (watch->io == NULL || stat(watch->path, &st) < 0 ||
-	    st.st_ino != watch->ino || st.st_dev != watch->dev)
+	watch_get_file(watch, &st);
+	if (watch->io == NULL || st.stx_ino == 0 ||
+	    st.stx_ino != watch->ino || st.stx_dev_major != watch->dev_major ||
+	    st.stx_dev_minor != watch->dev_minor)
 		watch_start(watch);
 }
 

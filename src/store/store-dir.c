@@ -341,10 +341,13 @@ static bool wake_reopen(struct store *store)
 void store_wake(struct store *store)
 {
 	uint64_t modseq = store->meta.modseq;
-	struct stat st;
+	struct statx st;
 
-	if (fstat(store->wake_fd, &st) == 0 && st.st_nlink == 0 &&
-	    !wake_reopen(store))
+	/* Only the links: a file whose times are looked at gets new ones with
+	   its next write (multigrain timestamps, Linux 6.13), and the next
+	   commit has to wait for that inode, too. */
+	if (statx(store->wake_fd, "", AT_EMPTY_PATH, STATX_NLINK, &st) == 0 &&
+	    st.stx_nlink == 0 && !wake_reopen(store))
 		return;
 	/* Never truncated first: one write, one event. */
 	if (pwrite(store->wake_fd, &modseq, sizeof(modseq), 0) ==
