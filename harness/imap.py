@@ -17,6 +17,10 @@ class ImapError(AssertionError):
     pass
 
 
+class Closed(ImapError):
+    """The server has closed the connection."""
+
+
 class Atom(bytes):
     """A token that was written without quotes. NIL is None."""
 
@@ -142,7 +146,7 @@ class Client:
         except ConnectionError:
             data = b""
         if not data:
-            self._fail("connection closed")
+            raise Closed("connection closed\n" + self.tail())
         self._buffer += data
 
     def _line(self, deadline):
@@ -199,16 +203,14 @@ class Client:
             self._fail("expected %r, got %r" % (pattern, resp.line[:200]))
         return resp
 
-    def at_eof(self):
-        """Reads to the end of the connection; True if nothing came before it."""
-        self.sock.settimeout(PATIENCE)
-        try:
-            data = bytes(self._buffer) + self.sock.recv(65536)
-        except ConnectionError:
-            return not self._buffer
-        except (socket.timeout, TimeoutError):
-            self._fail("connection is still open")
-        return not data
+    def eof(self):
+        """Reads to the end of the connection; returns the whole responses that came before it."""
+        out = []
+        while True:
+            try:
+                out.append(self.read_response())
+            except Closed:
+                return out
 
     # -- the end
 

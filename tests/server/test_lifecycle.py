@@ -14,7 +14,7 @@ from lifecycle import (alive, assert_quiet, assert_rows, await_finish, await_log
                        ended, imap_pid, make_wake, reply, sane, settings, wake, wake_path)
 
 MUCH = 8000000
-SHARED = "service imap {\n  client_limit = 200\n  process_limit = 1\n}\n"
+SHARED = "service imap {\n  client_limit = 200\n  service_count = 0\n  process_limit = 1\n}\n"
 BY = "bystander"
 
 
