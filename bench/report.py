@@ -70,7 +70,7 @@ class Results:
         self.machine["file_system"] = file_system(path)
         if self.machine["file_system"] in ("tmpfs", "ramfs"):
             self.notes.append("note: the data are in memory (%s), so that making them durable costs nothing; "
-                              "set TMPDIR to a folder on a disk" % path)
+                              "these figures say little" % path)
 
     def print_new(self):
         """Prints what was added since the last call."""

@@ -8,10 +8,9 @@ import socket
 import subprocess
 import tempfile
 
-from harness.server import Server
+from harness.server import BUILD, Server
 
 VALUE = b"x" * 100
-BUILD = os.environ.get("DOVETAIL_BUILD", "build")
 
 # Room for 100,000 entries, in one set 100 of them
 LIMITS = {"metasync_limit_entries": "200000", "metasync_limit_bytes": "256M"}
@@ -90,20 +89,6 @@ def fill_stock(server, user, entries):
     fill(server, user, entries, b'SETMETADATA ""')
 
 
-def imap_pid(connection_socket):
-    """The process that has the server's end of a connection. imap-login has handed it on, so there is one."""
-    mine = "%04X" % connection_socket.getsockname()[1]
-    with open("/proc/net/tcp") as f:
-        inode = next(fields[9] for fields in map(str.split, f) if fields[2].endswith(":" + mine))
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            for fd in os.listdir("/proc/%s/fd" % pid):
-                with contextlib.suppress(OSError):
-                    if os.readlink("/proc/%s/fd/%s" % (pid, fd)) == "socket:[%s]" % inode:
-                        return int(pid)
-    raise LookupError("no process has the connection")
-
-
 def peak_kib(pid):
     """The most memory that the process has had."""
     with open("/proc/%d/status" % pid) as f:
@@ -111,9 +96,9 @@ def peak_kib(pid):
 
 
 def private_kib(pid):
-    """Memory that the process shares with nobody."""
+    """Memory that is the process's own: not its code, which it shares with the others as long as there are any."""
     with open("/proc/%d/smaps_rollup" % pid) as f:
-        return sum(int(line.split()[1]) for line in f if line.startswith(("Private_Clean:", "Private_Dirty:")))
+        return next(int(line.split()[1]) for line in f if line.startswith("Private_Dirty:"))
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 import time
 
+from harness.server import imap_pid
+
 from . import report, servers
 
 XMETASYNC = b'XMETASYNC (ONCE DEPTH infinity) "" /private'
@@ -19,7 +21,7 @@ def read_all(server, user, command, entries):
         found = answer.count(b"/private/vendor/bench/e")
         if found != entries:
             raise RuntimeError("%s: %d entries instead of %d" % (command.decode(), found, entries))
-        return seconds, servers.peak_kib(servers.imap_pid(c.socket))
+        return seconds, servers.peak_kib(imap_pid(c.socket))
 
 
 def measure(rounds, *subjects):
