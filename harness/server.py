@@ -3,6 +3,7 @@
 as an ordinary user (then everything is that user's)."""
 
 import atexit
+import contextlib
 import ctypes
 import os
 import pwd
@@ -109,6 +110,24 @@ exec valgrind -q --vgdb=no --leak-check=full --errors-for-leak-kinds=definite --
   --log-file={root}/sanitizer/valgrind.%p /usr/lib/dovecot/imap "$@"
 """,
 }
+
+
+def imap_pid(connection_socket):
+    """The process that has the server's end of a connection: imap, once imap-login has handed it on."""
+    mine, theirs = (":%04X" % address[1] for address in
+                    (connection_socket.getsockname(), connection_socket.getpeername()))
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with open("/proc/net/tcp") as f:
+            inodes = [fields[9] for fields in map(str.split, f)
+                      if fields[1].endswith(theirs) and fields[2].endswith(mine) and fields[9] != "0"]
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):
+                for fd in os.listdir("/proc/%s/fd" % pid):
+                    with contextlib.suppress(OSError):
+                        if os.readlink("/proc/%s/fd/%s" % (pid, fd)) in ["socket:[%s]" % i for i in inodes]:
+                            return int(pid)
+    raise LookupError("no process has the connection")
 
 
 class ServerError(RuntimeError):

@@ -28,6 +28,7 @@
 #include "ostream.h"
 #include "llist.h"
 #include "str.h"
+#include "master-service.h"
 #include "settings-parser.h"
 #include "mail-storage-service.h"
 #include "mail-storage-settings.h"
@@ -534,8 +535,10 @@ static void long_command_send_keepalive(struct long_command *c)
 		if (client->output->offset == offset && c->end_text == NULL)
 			imap_long_command_send_line(&c->lc, "* OK Still here");
 	}
-	/* as in IDLE: waiting is not being idle */
-	timeout_reset(client->to_idle);
+	/* as in IDLE: waiting is not being idle. But when Dovecot has stopped,
+	   this timer is the one that ends the session (main.c, imap_die()). */
+	if (!master_service_is_master_stopped(master_service))
+		timeout_reset(client->to_idle);
 	long_command_add_keepalive(c);
 }
 

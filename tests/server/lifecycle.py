@@ -45,11 +45,6 @@ def check_balance(log):
 
 # -- processes -------------------------------------------------------------------------------------
 
-def imap_pid(server, user):
-    """The process of the user's latest session."""
-    return int(re.findall(r"Login: user=<%s>.* mpid=(\d+)" % re.escape(user), server.log())[-1])
-
-
 def alive(pid):
     try:
         with open("/proc/%d/stat" % pid) as f:
