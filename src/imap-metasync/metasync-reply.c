@@ -61,51 +61,68 @@ output_append_mailbox(struct imap_metasync_output *output, const char *vname)
 	str_append_str(output->buf, output->mailbox);
 }
 
+static bool name_char_needs_no_quotes(char c)
+{
+	return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') ||
+		c == '/' || c == '.' || c == '_' || c == '-';
+}
+
 static void output_append_name(string_t *buf, const char *name)
 {
-	const char *p;
+	const char *p = name;
 
-	for (p = name; *p != '\0'; p++) {
-		if (!i_isalnum(*p) && strchr("/._-", *p) == NULL) {
-			imap_append_quoted(buf, name);
-			return;
-		}
-	}
-	str_append(buf, name);
+	while (name_char_needs_no_quotes(*p))
+		p++;
+	if (*p != '\0')
+		imap_append_quoted(buf, name);
+	else
+		str_append_data(buf, name, p - name);
 }
 
 static bool value_can_be_quoted(const unsigned char *value, size_t size)
 {
+	unsigned char bits = 0;
 	size_t i;
 
 	if (size > METASYNC_QUOTED_MAX_SIZE)
 		return FALSE;
-	for (i = 0; i < size; i++) {
-		if (value[i] == '\0' || value[i] == '\r' ||
-		    value[i] == '\n' || value[i] >= 0x80)
-			return FALSE;
+	for (i = 0; i < size; i++)
+		bits |= value[i];
+	return bits < 0x80 && memchr(value, '\0', size) == NULL &&
+		memchr(value, '\r', size) == NULL &&
+		memchr(value, '\n', size) == NULL;
+}
+
+static void
+output_append_quoted(string_t *buf, const unsigned char *value, size_t size)
+{
+	size_t i, start = 0;
+
+	str_append_c(buf, '"');
+	if (memchr(value, '"', size) != NULL ||
+	    memchr(value, '\\', size) != NULL) {
+		for (i = 0; i < size; i++) {
+			if (value[i] != '"' && value[i] != '\\')
+				continue;
+			str_append_data(buf, value + start, i - start);
+			str_append_c(buf, '\\');
+			start = i;
+		}
 	}
-	return TRUE;
+	str_append_data(buf, value + start, size - start);
+	str_append_c(buf, '"');
 }
 
 static void
 output_append_value(string_t *buf, const unsigned char *value, size_t size)
 {
-	size_t i;
-
 	if (value_can_be_quoted(value, size)) {
-		str_append_c(buf, '"');
-		for (i = 0; i < size; i++) {
-			if (value[i] == '"' || value[i] == '\\')
-				str_append_c(buf, '\\');
-			str_append_c(buf, value[i]);
-		}
-		str_append_c(buf, '"');
+		output_append_quoted(buf, value, size);
 		return;
 	}
 	str_printfa(buf, "%s{%zu}\r\n",
 		    memchr(value, '\0', size) != NULL ? "~" : "", size);
-	buffer_append(buf, value, size);
+	str_append_data(buf, value, size);
 }
 
 bool imap_metasync_output_entry(struct imap_metasync_output *output,
