@@ -101,7 +101,8 @@ namespace inbox {{
 
 WRAPPERS = {
     "asan": """#!/bin/sh
-export LD_PRELOAD="$(gcc -print-file-name=libasan.so)"
+export LD_PRELOAD="{libraries}"
+export UBSAN_OPTIONS="print_stacktrace=1:log_path={root}/sanitizer/ubsan"
 export ASAN_OPTIONS="detect_leaks=1:log_path={root}/sanitizer/asan:abort_on_error=0:exitcode=98"
 exec /usr/lib/dovecot/imap "$@"
 """,
@@ -209,12 +210,18 @@ class Server:
                 # a copy: the mail user need not be able to reach the tree
                 shutil.copy(path, os.path.join(self.root, "modules", name))
 
+    @staticmethod
+    def _sanitizer_libraries():
+        return " ".join(os.path.realpath(subprocess.run(
+            ["gcc", "-print-file-name=" + name], stdout=subprocess.PIPE, text=True, check=True).stdout.strip())
+            for name in ("libasan.so", "libubsan.so"))
+
     def _wrapper(self):
         if not self.wrapper:
             return ""
         path = self.root + "/imap-wrapper"
         with open(path, "w") as f:
-            f.write(WRAPPERS[self.wrapper].format(root=self.root))
+            f.write(WRAPPERS[self.wrapper].format(root=self.root, libraries=self._sanitizer_libraries()))
         os.chmod(path, 0o755)
         return "executable = %s\n  vsz_limit = %s" % (path, "0" if self.wrapper == "asan" else "4G")
 
