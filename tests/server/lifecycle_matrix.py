@@ -1,0 +1,214 @@
+"""The parts of the life-cycle matrix that its test files share: sessions at their entry points, and the
+places where they live: a server in one of two modes, "own" (a process for each session) or "shared" (one
+process for all), and a bystander."""
+
+from harness.server import imap_pid
+from lifecycle import (assert_quiet, assert_rows, await_log, check_balance, deliver, ended, make_wake,
+                       reply, sane, settings, wake)
+
+MUCH = 8000000
+SHARED = "service imap {\n  client_limit = 200\n  service_count = 0\n  process_limit = 1\n}\n"
+BY = "bystander"
+OK = b"OK XTEST completed"
+LATER = b"OK XTEST completed later"
+BAD = b"BAD Expected DONE"
+
+
+# -- entry points ----------------------------------------------------------------------------------
+
+class Session:
+    """A client whose command is at an entry point. state: "wait" for lines, "done" (DONE was sent, the
+    answer comes later), "overlong" (a wrong line without an end) or "blocked"."""
+
+    def __init__(self, server, user, name):
+        self.server, self.user, self.name = server, user, name
+        self.state = "wait"
+        self.tag = b"tag"
+        self.seen = []
+        self.later = b"300"
+        make_wake(server, user)
+        self.client = server.login(user, rcvbuf=65536)
+
+    def begin(self, options=b"", lines=b"", command=b"XTEST"):
+        self.client.send(b"%s %s NAME %s WATCH %s\r\n%s" %
+                         (self.tag, command, self.name.encode(), options, lines))
+        assert self.client.expect(rb"\+ idling")
+
+    def expect(self, pattern):
+        """Reads up to a line; the output seen on the way is kept."""
+        while True:
+            self.seen.append(self.client.read_response())
+            if self.seen[-1].line.startswith(pattern):
+                return
+
+    def answer(self):
+        """Reads up to the tagged reply; returns it."""
+        responses = self.client.until(self.tag)
+        assert_rows(self.seen + responses)
+        return reply(responses[-1])
+
+    def rest(self):
+        """Reads to the end of the connection."""
+        self.seen += ended(self.client)
+        assert_rows(self.seen)
+        return [r.line for r in self.seen]
+
+
+def enter_first_call(s):
+    s.begin()
+
+
+def enter_pipelined(s):
+    s.begin(lines=b"ECHO one\r\nECHO two\r\n")
+    s.expect(b"* XTEST ECHO one")
+    s.expect(b"* XTEST ECHO two")
+
+
+def enter_done(s):
+    s.begin(b"LATER %s" % s.later, lines=b"DONE\r\n")
+    s.state = "done"
+
+
+def enter_line(s):
+    s.begin()
+    s.client.send(b"ECHO a line\r\n")
+    s.expect(b"* XTEST ECHO a line")
+
+
+def enter_overlong(s):
+    s.begin()
+    s.client.send(b"x" * 100000)
+    s.state = "overlong"
+
+
+def enter_wake(s):
+    s.begin()
+    wake(s.server, s.user)
+    s.expect(b"* XTEST CHANGE")
+
+
+def enter_timer(s):
+    s.begin(b"TIMER 1")
+    s.expect(b"* XTEST TIMER")
+
+
+def enter_mailbox(s):
+    assert b" OK " in s.client.command(b"SELECT INBOX")[-1].line
+    s.begin(b"MAILBOX", command=b"XTESTBOX")
+    deliver(s.server, s.user)
+    while not s.seen or not s.seen[-1].line.endswith(b" EXISTS"):
+        s.expect(b"* ")
+
+
+def enter_keepalive(s):
+    s.begin(b"KEEPALIVE")
+    s.expect(b"* XTEST KEEPALIVE")
+    s.expect(b"* OK Still here")
+
+
+def enter_blocked(s):
+    s.begin(b"OUT %d" % MUCH)
+    await_log(s.server, "xtest blocked %s\n" % s.name)
+    s.state = "blocked"
+
+
+def enter_drained(s):
+    enter_blocked(s)
+    s.expect(b"* XTEST OUT %010d " % (MUCH // 1024 - 1))
+    s.state = "wait"
+
+
+ENTRIES = {f.__name__[6:]: f for f in (
+    enter_first_call, enter_pipelined, enter_done, enter_line, enter_overlong, enter_wake, enter_timer,
+    enter_mailbox, enter_keepalive, enter_blocked, enter_drained)}
+
+
+# -- ends that more than one test file needs ---------------------------------------------------------
+
+def end_done(s):
+    if s.state != "done":
+        s.client.send(b"DONE\r\n")
+    answer = {"wait": OK, "done": LATER, "overlong": BAD, "blocked": OK}[s.state]
+    assert s.answer() == answer
+    sane(s.client)
+    return "wrong-line" if answer == BAD else "ended"
+
+
+def gone(s):
+    """The process goes: a goodbye if it fits in, then the end."""
+    lines = s.rest()
+    if s.state != "blocked":
+        assert b"* BYE Server shutting down." in lines
+    assert not [line for line in lines if line.startswith(s.tag)]
+    return "cancelled"
+
+
+# -- the bystander ---------------------------------------------------------------------------------
+
+class Bystander:
+    def __init__(self, server):
+        self.server = server
+        make_wake(server, BY)
+        self.client = server.login(BY)
+        self.starts = 0
+        self.start()
+
+    def start(self):
+        self.starts += 1
+        self.tag = self.client.start(b"XTEST WATCH NAME bystander-%d" % self.starts)
+        self.client.expect(rb"\+ idling")
+
+    def check(self):
+        """It is woken, ends with DONE and answers NOOP. Ready for the next time afterwards."""
+        self.client.send(b"ECHO fence\r\n")
+        self.client.expect(rb"\* XTEST ECHO fence")
+        wake(self.server, BY)
+        self.client.expect(rb"\* XTEST CHANGE")
+        self.client.send(b"DONE\r\n")
+        assert reply(self.client.until(self.tag)[-1]) == OK
+        sane(self.client)
+        self.start()
+
+    def end(self):
+        self.client.send(b"DONE\r\n")
+        self.client.until(self.tag)
+        self.client.logout()
+
+
+class Place:
+    """A server, its bystander, and the connections that are still open after their cases."""
+
+    def __init__(self, make, mode, plugin=None, bystander=True):
+        self.mode = mode
+        self.server = make(plugin=settings(imap_long_command_check_interval="1h", **(plugin or {})),
+                           extra="imap_idle_notify_interval = 1s\n" + (SHARED if mode == "shared" else ""))
+        self.bystander = Bystander(self.server) if bystander else None
+        self.kept = []
+        self.pids = set()
+
+    def session(self, entry, end):
+        """A session at the entry point."""
+        name = "%s-%s-%s" % (self.mode, entry, end)
+        s = Session(self.server, BY if self.mode == "shared" else name, name)
+        s.pid = imap_pid(s.client.sock)
+        self.pids.add(s.pid)
+        if end in ("kick", "sigterm", "stop", "reload"):
+            s.later = b"100000"
+        return s
+
+    def enter(self, entry, end):
+        s = self.session(entry, end)
+        ENTRIES[entry](s)
+        return s
+
+    def check_quiet(self):
+        assert_quiet(self.pids, self.bystander.client)
+
+    def leave(self):
+        self.check_quiet()
+        for client in self.kept:
+            client.close()
+        self.bystander.check()
+        self.bystander.end()
+        self.server.stop()
+        check_balance(self.server.log())
