@@ -389,8 +389,12 @@ class Server:
             return ""
 
     def doveadm(self, *args, config=None):
+        environment = dict(os.environ)
+        if self.wrapper == "asan":
+            # it loads our plugins, too
+            environment.update(LD_PRELOAD=self._sanitizer_libraries(), ASAN_OPTIONS="detect_leaks=0")
         return subprocess.run(["doveadm", "-c", config or self.config] + list(args), capture_output=True,
-                              text=True, timeout=60)
+                              text=True, timeout=60, env=environment)
 
     def sanitizer_reports(self):
         out = ""
