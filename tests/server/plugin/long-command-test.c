@@ -57,12 +57,18 @@ static unsigned int xtest_number(const char *text)
 static bool xtest_send_row(struct imap_long_command *lc, struct xtest *x)
 {
 	char row[XTEST_ROW_SIZE + 1];
-	int len;
+	uint32_t noise = x->rows;
+	size_t len;
 
-	len = i_snprintf(row, sizeof(row), "* XTEST OUT %010"PRIu64" ",
-			 x->rows++) < 0 ? 0 : (int)strlen(row);
-	memset(row + len, 'x', XTEST_ROW_SIZE - 2 - len);
-	memcpy(row + XTEST_ROW_SIZE - 2, "\r\n", 2);
+	if (i_snprintf(row, sizeof(row), "* XTEST OUT %010"PRIu64" ",
+		       x->rows++) < 0)
+		i_unreached();
+	/* compression must not make it small */
+	for (len = strlen(row); len < XTEST_ROW_SIZE - 2; len++) {
+		noise = noise * 1664525 + 1013904223;
+		row[len] = '0' + (noise >> 26);
+	}
+	memcpy(row + len, "\r\n", 2);
 	return imap_long_command_send(lc, row, XTEST_ROW_SIZE);
 }
 
