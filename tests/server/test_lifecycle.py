@@ -13,7 +13,7 @@ import time
 import pytest
 
 from lifecycle import alive, await_finish, reply, rows, sane
-from lifecycle_matrix import BAD, ENTRIES, LATER, MUCH, OK, Place, end_done, gone
+from lifecycle_matrix import BAD, ENTRIES, LATER, OK, Place, end_done, gone
 
 
 def end_wrong_line(s):
@@ -44,7 +44,7 @@ def end_half_close(s):
         assert lines[-1].startswith(s.tag + b" " + LATER)
         return "ended"
     # a command that is still sending finds out when it is done with that
-    assert s.state != "blocked" or len(rows(s.seen)) > MUCH // 1024 // 2
+    assert s.state != "blocked" or rows(s.seen)
     assert not [line for line in lines if line.startswith(s.tag)]
     return "cancelled"
 

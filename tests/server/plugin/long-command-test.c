@@ -14,6 +14,7 @@
      DRAIN        the answer to DONE comes after the output
      NOINPUT      imap_long_command_no_input(); ends when OUT or TIMER has
      ECHO text    as a line only: comes back
+     ANSWER n     n bytes of output after each ECHO
      END, BAD     end at once
 
    Output is rows of "* XTEST OUT " with the number of the row, so that a gap or a
@@ -41,7 +42,7 @@ enum xtest_timer {
 struct xtest {
 	char *name;
 	uint64_t rows, rows_left;
-	unsigned int later_msecs, rain;
+	unsigned int later_msecs, rain, answer;
 	bool drain, done, no_input, blocked;
 
 	unsigned int changes, timers, lines, mores, keepalives;
@@ -118,6 +119,8 @@ xtest_option(struct imap_long_command *lc, const char *name, const char *value)
 		x->rain = xtest_number(value);
 	} else if (strcasecmp(name, "LATER") == 0) {
 		x->later_msecs = xtest_number(value);
+	} else if (strcasecmp(name, "ANSWER") == 0) {
+		x->answer = xtest_number(value);
 	} else if (strcasecmp(name, "OUT") == 0) {
 		x->rows_left += xtest_number(value) / XTEST_ROW_SIZE;
 		imap_long_command_more(lc);
@@ -159,6 +162,17 @@ static void xtest_done(struct imap_long_command *lc)
 		imap_long_command_end(lc, "OK XTEST completed.");
 }
 
+static void xtest_echo(struct imap_long_command *lc, const char *text)
+{
+	struct xtest *x = lc->context;
+	unsigned int i;
+
+	imap_long_command_send_line(lc, t_strdup_printf(
+		"* XTEST ECHO %s", text == NULL ? "" : text));
+	for (i = 0; i < x->answer / XTEST_ROW_SIZE; i++)
+		(void)xtest_send_row(lc, x);
+}
+
 static bool xtest_line(struct imap_long_command *lc, const char *line)
 {
 	static const char *const names[] = {
@@ -173,8 +187,7 @@ static bool xtest_line(struct imap_long_command *lc, const char *line)
 	if (value != NULL)
 		value++;
 	if (strcasecmp(name, "ECHO") == 0) {
-		imap_long_command_send_line(lc, t_strdup_printf(
-			"* XTEST ECHO %s", value == NULL ? "" : value));
+		xtest_echo(lc, value);
 		return TRUE;
 	}
 	if (!str_array_icase_find(names, name))
