@@ -326,7 +326,10 @@ static bool long_command_wait(struct long_command *c)
 	client->input_lock = c->cmd;
 	long_command_stop_core_output_timeout(client);
 	timeout_remove(&c->to_output);
-	if (c->to_input == NULL && c->to_keepalive == NULL) {
+	if (c->to_input == NULL &&
+	    (c->to_keepalive == NULL ||
+	     c->phase == LONG_COMMAND_PHASE_WRONG_LINE)) {
+		/* also for a wrong line, which may never end */
 		c->to_input = timeout_add(c->set.input_timeout_msecs,
 					  long_command_input_timeout, c);
 	}
@@ -372,6 +375,8 @@ static bool long_command_stand_aside(struct long_command *c)
 	c->cmd->state = CLIENT_COMMAND_STATE_WAIT_INPUT;
 	client->input_lock = c->cmd;
 	long_command_watch_hangup(c);
+	/* its reader may need longer than that */
+	timeout_remove(&c->to_input);
 	return FALSE;
 }
 
@@ -430,12 +435,6 @@ static void long_command_drop_line(struct long_command *c)
 	if (c->args == NULL) {
 		c->args = long_command_args_init_drop("BAD Expected DONE.");
 		c->phase = LONG_COMMAND_PHASE_WRONG_LINE;
-		/* it may never end */
-		if (c->to_input == NULL) {
-			c->to_input = timeout_add(c->set.input_timeout_msecs,
-						  long_command_input_timeout,
-						  c);
-		}
 	}
 	if (long_command_args_read(c->args, client->input, client->output) ==
 	    LONG_COMMAND_ARGS_MORE)
@@ -444,7 +443,8 @@ static void long_command_drop_line(struct long_command *c)
 	c->end_text = p_strdup(c->lc.pool, text);
 }
 
-static void long_command_handle_lines(struct long_command *c)
+/* Returns FALSE if the output is full: short lines may ask for much. */
+static bool long_command_handle_lines(struct long_command *c)
 {
 	struct client *client = c->lc.client;
 	const struct imap_long_command_vfuncs *v = &c->lc.def->v;
@@ -453,12 +453,14 @@ static void long_command_handle_lines(struct long_command *c)
 	size_t size, len;
 
 	while (!c->done && c->end_text == NULL) {
+		if (!long_command_has_room(c))
+			return FALSE;
 		data = i_stream_get_data(client->input, &size);
 		lf = memchr(data, '\n', size);
 		if (lf == NULL) {
 			if (c->input_full)
 				long_command_drop_line(c);
-			return;
+			return TRUE;
 		}
 		len = lf - data;
 		if (len > 0 && data[len-1] == '\r')
@@ -477,9 +479,10 @@ static void long_command_handle_lines(struct long_command *c)
 			i_stream_skip(client->input, lf - data + 1);
 		} else {
 			long_command_drop_line(c);
-			return;
+			return TRUE;
 		}
 	}
+	return TRUE;
 }
 
 /* Returns FALSE if the output is full. */
@@ -573,7 +576,8 @@ static bool long_command_work(struct long_command *c)
 			return FALSE;
 		if (c->lc.client->disconnected)
 			return TRUE;
-		long_command_handle_lines(c);
+		if (!long_command_handle_lines(c))
+			return FALSE;
 		if (c->phase != LONG_COMMAND_PHASE_RUNNING ||
 		    c->end_text != NULL)
 			return TRUE;
@@ -629,6 +633,8 @@ static bool long_command_step_begin(struct long_command *c, bool *finished_r)
 			(void)long_command_block(c);
 			return FALSE;
 		}
+		/* it has been read: the next time-out starts from here */
+		timeout_remove(&c->to_output);
 		client->output_cmd_lock = NULL;
 		i_assert(client->input_lock == NULL);
 		client->input_lock = c->cmd;
@@ -658,7 +664,8 @@ static bool long_command_step_inside(struct long_command *c)
 	}
 	c->input_full = FALSE;
 
-	if (client->disconnected || client->output->closed)
+	if (client->disconnected || client->output->closed ||
+	    client->output->stream_errno != 0)
 		return long_command_disconnect(c, NULL);
 	if (c->sync_ctx != NULL) {
 		/* a mailbox change is half told: finish it first */
