@@ -4,6 +4,7 @@
 /* Shared by the files of this folder only. */
 
 #include "lib.h"
+#include "guid.h"
 #include "hash.h"
 #include "mail-storage-private.h"
 #include "metasync.h"
@@ -18,13 +19,20 @@ struct metasync_user {
 	struct store *store;
 	struct timeout *to_upkeep;
 	/* the mailboxes have been compared with what the store knows */
-	bool mailboxes_checked;
+	bool mailboxes_healed;
 	/* name -> GUID of those that were compared when a command named them */
 	HASH_TABLE(char *, uint8_t *) checked_mailboxes;
 
 	/* the error logged last, and when */
-	enum store_status logged_status;
+	struct store_error logged;
 	time_t logged_at;
+};
+
+enum metasync_lookup {
+	METASYNC_LOOKUP_OK,
+	METASYNC_LOOKUP_MISSING,
+	METASYNC_LOOKUP_NOPERM,
+	METASYNC_LOOKUP_FAILED
 };
 
 /* NULL if the user has not got the plugin. */
@@ -34,13 +42,21 @@ struct metasync_user *metasync_user_get(struct mail_user *user);
    a user who has never used it. */
 struct store *metasync_user_existing_store(struct metasync_user *muser);
 
-void metasync_mail_user_created(struct mail_user *user);
-void metasync_mailbox_allocated(struct mailbox *box);
-
-/* Compares all mailboxes that the store knows with those that exist. */
-void metasync_mailboxes_check(struct metasync_user *muser);
-
 /* Is this namespace the user's own? */
 bool metasync_namespace_is_own(const struct mail_namespace *ns);
+
+/* The mailbox's GUID; and what a call on it (0, or -1 and its last error) says
+   of it. */
+enum metasync_lookup
+metasync_mailbox_lookup(struct mailbox *box, guid_128_t guid_r);
+enum metasync_lookup
+metasync_mailbox_lookup_error(struct mailbox *box, int ret);
+
+/* Compares all mailboxes that the open store knows with those that exist. Returns
+   FALSE if the store failed (logged). */
+bool metasync_mailboxes_heal(struct metasync_user *muser);
+
+void metasync_mail_user_created(struct mail_user *user);
+void metasync_mailbox_allocated(struct mailbox *box);
 
 #endif

@@ -164,8 +164,12 @@ metasync_user_open(struct metasync_user *muser, struct store_error *error_r)
 {
 	enum store_status status;
 
-	if (muser->store != NULL && store_is_replaced(muser->store))
+	if (muser->store != NULL && store_is_replaced(muser->store)) {
+		/* the other one may know other mailboxes */
 		store_close(&muser->store);
+		hash_table_clear(muser->checked_mailboxes, FALSE);
+		muser->mailboxes_healed = FALSE;
+	}
 	if (muser->store != NULL)
 		return 0;
 	status = store_open(&muser->set, &muser->store, error_r);
@@ -180,10 +184,8 @@ int metasync_user_store(struct mail_user *user, struct store **store_r,
 	*store_r = NULL;
 	if (metasync_user_open(muser, error_r) < 0)
 		return -1;
-	if (!muser->mailboxes_checked) {
-		muser->mailboxes_checked = TRUE;
-		metasync_mailboxes_check(muser);
-	}
+	if (!muser->mailboxes_healed)
+		muser->mailboxes_healed = metasync_mailboxes_heal(muser);
 	*store_r = muser->store;
 	return 0;
 }
@@ -194,7 +196,8 @@ struct store *metasync_user_existing_store(struct metasync_user *muser)
 	struct stat st;
 
 	if (muser->store == NULL &&
-	    stat(t_strconcat(muser->set.dir, "/store.db", NULL), &st) < 0)
+	    stat(t_strconcat(muser->set.dir, "/store.db", NULL), &st) < 0 &&
+	    (errno == ENOENT || errno == ENOTDIR))
 		return NULL;
 	if (metasync_user_open(muser, &error) < 0) {
 		metasync_user_log(muser->user, &error);
@@ -207,10 +210,11 @@ void metasync_user_log(struct mail_user *user, const struct store_error *error)
 {
 	struct metasync_user *muser = metasync_user_get(user);
 
-	if (muser->logged_status == error->status &&
+	if (muser->logged.status == error->status &&
+	    strcmp(muser->logged.message, error->message) == 0 &&
 	    muser->logged_at + METASYNC_LOG_INTERVAL_SECS > ioloop_time)
 		return;
-	muser->logged_status = error->status;
+	muser->logged = *error;
 	muser->logged_at = ioloop_time;
 	e_error(muser->event, "%s", error->message);
 }
@@ -245,19 +249,33 @@ static void metasync_user_deinit(struct mail_user *user)
 	event_unref(&muser->event);
 }
 
+/* Returns 1 if the user shall have a store, 0 if not, -1 on a wrong setting. */
+static int
+metasync_get_settings(struct mail_user *user, struct store_settings *set_r)
+{
+	const char *enabled = compat_user_setting(user, "metasync_enabled");
+
+	store_settings_init(set_r);
+	if (enabled != NULL && strcasecmp(enabled, "no") == 0)
+		return 0;
+	if (enabled != NULL && strcasecmp(enabled, "yes") != 0) {
+		user->error = p_strdup_printf(user->pool,
+			"metasync_enabled: Must be yes or no, not %s", enabled);
+		return -1;
+	}
+	if (metasync_get_limits(user, set_r) < 0)
+		return -1;
+	return metasync_get_dir(user, &set_r->dir);
+}
+
 void metasync_mail_user_created(struct mail_user *user)
 {
 	struct mail_user_vfuncs *v = user->vlast;
 	struct metasync_user *muser;
-	const char *enabled = compat_user_setting(user, "metasync_enabled");
 	struct store_settings set;
-	const char *dir;
 
-	if (enabled != NULL && strcasecmp(enabled, "no") == 0)
-		return;
-	store_settings_init(&set);
-	if (metasync_get_limits(user, &set) < 0 ||
-	    metasync_get_dir(user, &dir) <= 0)
+	/* autocreated: the owner of a shared namespace, deliveries' raw mail */
+	if (user->autocreated || metasync_get_settings(user, &set) <= 0)
 		return;
 
 	muser = p_new(user->pool, struct metasync_user, 1);
@@ -267,7 +285,7 @@ void metasync_mail_user_created(struct mail_user *user)
 	hash_table_create(&muser->checked_mailboxes, user->pool, 0, str_hash,
 			  strcmp);
 	muser->set = set;
-	muser->set.dir = p_strdup(user->pool, dir);
+	muser->set.dir = p_strdup(user->pool, set.dir);
 	muser->set.log = metasync_store_log;
 	muser->set.log_context = muser;
 

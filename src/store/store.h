@@ -190,8 +190,9 @@ enum store_status store_apply(struct store *store,
 			      struct store_error *error_r);
 
 /* The mailbox is now called new_name, and so are those below it (separator:
-   the hierarchy separator): one change set that removes the entries under the
-   old names and sets them under the new ones. Children of "INBOX" stay.
+   the hierarchy separator; '\0': the mailbox moves alone): one change set that
+   removes the entries under the old names and sets them under the new ones.
+   Children of "INBOX" stay.
    What existed under a new name that gets entries is replaced as a whole.
    Nothing changes if no entry exists under the old names. Limits do not apply.
    *pos_r as in store_apply(). */

@@ -1,0 +1,342 @@
+/* Compares the mailboxes that the store knows with those that exist, and mends
+   the store: entries follow a mailbox (it is known by its GUID) to the name that
+   it has now, and go if there is no such mailbox any more. That is how renames
+   and deletions by processes without the plugin are noticed. Called at a
+   session's first use of the store, and when a command names a mailbox that is
+   not the one that the store knows.
+
+   Each mailbox is moved alone, by its own GUID: that a parent has another name
+   says nothing sure about its children. */
+
+#include "metasync-private.h"
+#include "array.h"
+#include "mailbox-list-iter.h"
+
+/* A mailbox of which the store has entries */
+struct metasync_known {
+	const char *vname;
+	guid_128_t guid;
+	bool have_guid;
+};
+
+/* What there is under a name */
+struct metasync_found {
+	const char *vname;
+	guid_128_t guid;
+	enum metasync_lookup lookup;
+};
+
+enum heal_action {
+	HEAL_NOTHING,
+	HEAL_DELETE,
+	HEAL_MOVE,
+	/* the target has entries of yet another mailbox */
+	HEAL_BLOCKED
+};
+
+struct metasync_heal {
+	struct metasync_user *muser;
+	struct store *store;
+	pool_t pool;
+
+	/* As of the last look; freed at the next. */
+	pool_t known_pool;
+	ARRAY(struct metasync_known) known;
+	HASH_TABLE(const char *, const struct metasync_known *) known_names;
+
+	/* Lookups so far; all mailboxes once they have been listed. */
+	HASH_TABLE(const char *, struct metasync_found *) names;
+	HASH_TABLE(const uint8_t *, struct metasync_found *) guids;
+	bool listed, listed_all;
+
+	unsigned int moved, deleted;
+};
+
+/* -- what exists ----------------------------------------------------------- */
+
+enum metasync_lookup
+metasync_mailbox_lookup_error(struct mailbox *box, int ret)
+{
+	if (ret == 0)
+		return METASYNC_LOOKUP_OK;
+	switch (mailbox_get_last_mail_error(box)) {
+	case MAIL_ERROR_NOTFOUND:
+	case MAIL_ERROR_NOTPOSSIBLE: /* \Noselect */
+		return METASYNC_LOOKUP_MISSING;
+	case MAIL_ERROR_PERM:
+	case MAIL_ERROR_NONE: /* acl-mailbox.c:577 says no without a word */
+		return METASYNC_LOOKUP_NOPERM;
+	default:
+		return METASYNC_LOOKUP_FAILED;
+	}
+}
+
+enum metasync_lookup
+metasync_mailbox_lookup(struct mailbox *box, guid_128_t guid_r)
+{
+	struct mailbox_metadata metadata;
+	int ret;
+
+	ret = mailbox_get_metadata(box, MAILBOX_METADATA_GUID, &metadata);
+	if (ret == 0)
+		guid_128_copy(guid_r, metadata.guid);
+	return metasync_mailbox_lookup_error(box, ret);
+}
+
+/* Rights don't matter here: a mailbox that may not be seen has not gone. */
+static struct metasync_found *
+heal_lookup_add(struct metasync_heal *heal, struct mail_namespace *ns,
+		const char *vname)
+{
+	struct metasync_found *found = p_new(heal->pool, struct metasync_found, 1);
+	enum mailbox_existence existence;
+	const uint8_t *guid = found->guid;
+	struct mailbox *box;
+
+	found->vname = p_strdup(heal->pool, vname);
+	hash_table_insert(heal->names, found->vname, found);
+
+	box = mailbox_alloc(ns->list, vname, MAILBOX_FLAG_IGNORE_ACLS);
+	/* opening would create a mailbox that is to be created automatically */
+	if (mailbox_exists(box, FALSE, &existence) < 0)
+		found->lookup = METASYNC_LOOKUP_FAILED;
+	else if (existence != MAILBOX_EXISTENCE_SELECT)
+		found->lookup = METASYNC_LOOKUP_MISSING;
+	else if (metasync_mailbox_lookup(box, found->guid) != METASYNC_LOOKUP_OK)
+		found->lookup = METASYNC_LOOKUP_FAILED;
+	else if (hash_table_lookup(heal->guids, guid) == NULL)
+		hash_table_insert(heal->guids, guid, found);
+	mailbox_free(&box);
+	return found;
+}
+
+static struct metasync_found *
+heal_lookup(struct metasync_heal *heal, struct mail_namespace *ns,
+	    const char *vname)
+{
+	struct metasync_found *found = hash_table_lookup(heal->names, vname);
+
+	return found != NULL ? found : heal_lookup_add(heal, ns, vname);
+}
+
+static void
+heal_list_namespace(struct metasync_heal *heal, struct mail_namespace *ns)
+{
+	const char *const patterns[] = {
+		"INBOX", t_strconcat(ns->prefix, "*", NULL), NULL
+	};
+	struct mailbox_list_iterate_context *iter;
+	const struct mailbox_info *info;
+
+	/* RAW_LIST: without ACLs */
+	iter = mailbox_list_iter_init_multiple(ns->list, patterns,
+					       MAILBOX_LIST_ITER_RAW_LIST |
+					       MAILBOX_LIST_ITER_NO_AUTO_BOXES);
+	while ((info = mailbox_list_iter_next(iter)) != NULL) T_BEGIN {
+		if ((info->flags & (MAILBOX_NONEXISTENT |
+				    MAILBOX_NOSELECT)) == 0 &&
+		    heal_lookup(heal, ns, info->vname)->lookup ==
+		    METASYNC_LOOKUP_FAILED)
+			heal->listed_all = FALSE;
+	} T_END;
+	if (mailbox_list_iter_deinit(&iter) < 0)
+		heal->listed_all = FALSE;
+}
+
+/* The mailbox with this GUID under any name, or NULL. *sure_r is FALSE if it may
+   exist nevertheless. */
+static const struct metasync_found *
+heal_find_guid(struct metasync_heal *heal, const guid_128_t guid, bool *sure_r)
+{
+	struct mail_namespace *ns;
+
+	if (!heal->listed) {
+		heal->listed = heal->listed_all = TRUE;
+		for (ns = heal->muser->user->namespaces; ns != NULL;
+		     ns = ns->next) {
+			if (metasync_namespace_is_own(ns) &&
+			    ns->alias_for == NULL)
+				heal_list_namespace(heal, ns);
+		}
+	}
+	*sure_r = heal->listed_all;
+	return hash_table_lookup(heal->guids, guid);
+}
+
+/* -- what the store knows -------------------------------------------------- */
+
+static bool
+heal_known_add(const char *vname, const uint8_t *guid, void *context)
+{
+	struct metasync_heal *heal = context;
+	struct metasync_known *known = array_append_space(&heal->known);
+
+	known->vname = p_strdup(heal->known_pool, vname);
+	if (guid != NULL) {
+		guid_128_copy(known->guid, guid);
+		known->have_guid = TRUE;
+	}
+	return TRUE;
+}
+
+static int heal_read_known(struct metasync_heal *heal)
+{
+	const struct metasync_known *known;
+	struct store_error error;
+
+	array_clear(&heal->known);
+	hash_table_clear(heal->known_names, FALSE);
+	p_clear(heal->known_pool);
+	if (store_list_mailboxes(heal->store, heal_known_add, heal,
+				 &error) != STORE_OK) {
+		metasync_user_log(heal->muser->user, &error);
+		return -1;
+	}
+	array_foreach(&heal->known, known)
+		hash_table_insert(heal->known_names, known->vname, known);
+	return 0;
+}
+
+/* -- mending --------------------------------------------------------------- */
+
+static enum heal_action
+heal_decide(struct metasync_heal *heal, const struct metasync_known *known,
+	    const char **target_r)
+{
+	struct mail_namespace *ns =
+		mail_namespace_find(heal->muser->user->namespaces,
+				    known->vname);
+	const struct metasync_known *other;
+	const struct metasync_found *found;
+	bool sure;
+
+	if (!metasync_namespace_is_own(ns)) {
+		/* the configuration has changed */
+		return HEAL_NOTHING;
+	}
+	found = heal_lookup(heal, ns, known->vname);
+	switch (found->lookup) {
+	case METASYNC_LOOKUP_OK:
+		if (!known->have_guid ||
+		    guid_128_equals(known->guid, found->guid))
+			return HEAL_NOTHING;
+		break;
+	case METASYNC_LOOKUP_MISSING:
+		if (!known->have_guid)
+			return HEAL_DELETE;
+		break;
+	default:
+		return HEAL_NOTHING;
+	}
+
+	found = heal_find_guid(heal, known->guid, &sure);
+	if (found == NULL)
+		return sure ? HEAL_DELETE : HEAL_NOTHING;
+	*target_r = found->vname;
+	other = hash_table_lookup(heal->known_names, found->vname);
+	if (other == NULL || !other->have_guid)
+		return HEAL_MOVE;
+	/* If it was written under its new name before it could be mended, what
+	   was written there is newer. */
+	return guid_128_equals(other->guid, known->guid) ?
+		HEAL_DELETE : HEAL_BLOCKED;
+}
+
+static int
+heal_move(struct metasync_heal *heal, const char *vname, const char *target)
+{
+	struct store_error error;
+	struct store_pos pos;
+
+	if (store_rename_mailbox(heal->store, vname, target, '\0', &pos,
+				 &error) != STORE_OK) {
+		metasync_user_log(heal->muser->user, &error);
+		return -1;
+	}
+	heal->moved++;
+	return 0;
+}
+
+static int heal_delete(struct metasync_heal *heal, const char *vname)
+{
+	struct store_error error;
+	struct store_pos pos;
+
+	if (store_delete_mailbox(heal->store, vname, &pos, &error) != STORE_OK) {
+		metasync_user_log(heal->muser->user, &error);
+		return -1;
+	}
+	heal->deleted++;
+	return 0;
+}
+
+/* Mends one mailbox. Returns 1 if there may be more to do, 0 if not, -1 if the
+   store failed. */
+static int heal_step(struct metasync_heal *heal)
+{
+	const struct metasync_known *known;
+	const char *target = NULL, *blocked = NULL;
+
+	/* Read anew each time: other processes mend, too. */
+	if (heal_read_known(heal) < 0)
+		return -1;
+	array_foreach(&heal->known, known) {
+		switch (heal_decide(heal, known, &target)) {
+		case HEAL_NOTHING:
+			break;
+		case HEAL_DELETE:
+			return heal_delete(heal, known->vname) < 0 ? -1 : 1;
+		case HEAL_MOVE:
+			return heal_move(heal, known->vname, target) < 0 ?
+				-1 : 1;
+		case HEAL_BLOCKED:
+			blocked = target;
+			break;
+		}
+	}
+	if (blocked == NULL)
+		return 0;
+	/* Names went round (a to b, b to a): one steps aside, under a name
+	   that leads it home even if we get no further. */
+	known = hash_table_lookup(heal->known_names, blocked);
+	return heal_move(heal, known->vname,
+			 guid_128_to_string(known->guid)) < 0 ? -1 : 1;
+}
+
+bool metasync_mailboxes_heal(struct metasync_user *muser)
+{
+	struct metasync_heal heal;
+	unsigned int steps = 0;
+	int ret;
+
+	i_zero(&heal);
+	heal.muser = muser;
+	heal.store = muser->store;
+	heal.pool = pool_alloconly_create("metasync heal", 4096);
+	heal.known_pool = pool_alloconly_create("metasync known", 1024);
+	i_array_init(&heal.known, 16);
+	hash_table_create(&heal.known_names, default_pool, 0, str_hash, strcmp);
+	hash_table_create(&heal.names, default_pool, 0, str_hash, strcmp);
+	hash_table_create(&heal.guids, default_pool, 0, guid_128_hash,
+			  guid_128_cmp);
+
+	/* a mailbox is moved twice at most; others may add some meanwhile */
+	do T_BEGIN {
+		ret = heal_step(&heal);
+	} T_END;
+	while (ret > 0 && steps++ < 100 + 2 * array_count(&heal.known));
+
+	if (heal.moved > 0 || heal.deleted > 0) {
+		e_info(muser->event, "Mailboxes were changed by others: moved "
+		       "the entries of %u, removed those of %u",
+		       heal.moved, heal.deleted);
+		store_idle(heal.store);
+	}
+	hash_table_destroy(&heal.guids);
+	hash_table_destroy(&heal.names);
+	hash_table_destroy(&heal.known_names);
+	array_free(&heal.known);
+	pool_unref(&heal.known_pool);
+	pool_unref(&heal.pool);
+	return ret >= 0;
+}
