@@ -229,6 +229,9 @@ def test_tls(make_server, user):
         responses = []
         while len(responses) < 20000000 // ROW:
             responses.append(c.read_response())
+            if not responses[-1].line.startswith(b"* XTEST OUT"):
+                # another event of the same change
+                responses.pop()
         assert_rows(responses, 20000000 // ROW)
         done(c, tag)
         tag = waiting(c, b"NAME tls-gone OUT 20000000")
