@@ -304,11 +304,11 @@ class Server:
                     children.setdefault(int(fields[1]), []).append(int(pid))
             except OSError:
                 pass
-        todo = [self.process.pid]
-        while todo:
-            pid = todo.pop()
+        pending = [self.process.pid]
+        while pending:
+            pid = pending.pop()
             out.append(pid)
-            todo += children.get(pid, [])
+            pending += children.get(pid, [])
         return out
 
     def stop(self):
