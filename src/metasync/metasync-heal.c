@@ -55,10 +55,19 @@ struct metasync_heal {
 /* -- what exists ----------------------------------------------------------- */
 
 enum metasync_lookup
-metasync_mailbox_lookup_error(struct mailbox *box, int ret)
+metasync_mailbox_lookup(struct mailbox *box, guid_128_t guid_r)
 {
-	if (ret == 0)
+	struct mailbox_metadata metadata;
+
+	mail_storage_clear_error(mailbox_get_storage(box));
+	/* Opened first: of a closed mailbox Dovecot tells what the index of the
+	   mailbox list has, without looking at its rights, and for a moment
+	   also if another mailbox has got the name. */
+	if (mailbox_open(box) == 0 &&
+	    mailbox_get_metadata(box, MAILBOX_METADATA_GUID, &metadata) == 0) {
+		guid_128_copy(guid_r, metadata.guid);
 		return METASYNC_LOOKUP_OK;
+	}
 	switch (mailbox_get_last_mail_error(box)) {
 	case MAIL_ERROR_NOTFOUND:
 	case MAIL_ERROR_NOTPOSSIBLE: /* \Noselect */
@@ -69,18 +78,6 @@ metasync_mailbox_lookup_error(struct mailbox *box, int ret)
 	default:
 		return METASYNC_LOOKUP_FAILED;
 	}
-}
-
-enum metasync_lookup
-metasync_mailbox_lookup(struct mailbox *box, guid_128_t guid_r)
-{
-	struct mailbox_metadata metadata;
-	int ret;
-
-	ret = mailbox_get_metadata(box, MAILBOX_METADATA_GUID, &metadata);
-	if (ret == 0)
-		guid_128_copy(guid_r, metadata.guid);
-	return metasync_mailbox_lookup_error(box, ret);
 }
 
 /* Rights don't matter here: a mailbox that may not be seen has not gone. */

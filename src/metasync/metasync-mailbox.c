@@ -75,6 +75,17 @@ metasync_search(struct metasync_user *muser, struct store *store,
 
 /* -- renaming and deleting ------------------------------------------------- */
 
+/* The name in the store: Dovecot's commands don't resolve aliases. */
+static const char *metasync_mailbox_name(struct mailbox *box, char *separator_r)
+{
+	struct mail_namespace *ns = mailbox_get_namespace(box);
+
+	if (ns->alias_for != NULL)
+		ns = ns->alias_for;
+	*separator_r = mail_namespace_get_sep(ns);
+	return mailbox_list_get_vname(ns->list, mailbox_get_name(box));
+}
+
 /* Dovecot has renamed src to dest. What about those below?
    - Usually they have gone along: one change set for all.
    - Maildir++ leaves a child where it is if there is one of that name below the
@@ -91,20 +102,21 @@ metasync_mailbox_renamed(struct metasync_user *muser, struct mailbox *src,
 			 struct mailbox *dest)
 {
 	struct store *store = metasync_user_existing_store(muser);
-	char src_sep = mail_namespace_get_sep(mailbox_get_namespace(src));
-	char dest_sep = mail_namespace_get_sep(mailbox_get_namespace(dest));
+	char src_sep, dest_sep;
+	const char *src_vname = metasync_mailbox_name(src, &src_sep);
+	const char *dest_vname = metasync_mailbox_name(dest, &dest_sep);
 	struct metasync_search search;
 	struct store_error error;
 	struct store_pos pos;
 	bool all;
 
 	if (store == NULL ||
-	    metasync_search(muser, store, dest->vname, dest_sep, NULL,
+	    metasync_search(muser, store, dest_vname, dest_sep, NULL,
 			    &search) < 0)
 		return;
 	all = !search.found_below && src_sep == dest_sep &&
-		strcmp(src->vname, "INBOX") != 0;
-	if (store_rename_mailbox(store, src->vname, dest->vname,
+		strcmp(src_vname, "INBOX") != 0;
+	if (store_rename_mailbox(store, src_vname, dest_vname,
 				 all ? src_sep : '\0', &pos,
 				 &error) != STORE_OK) {
 		metasync_user_log(muser->user, &error);
@@ -122,10 +134,12 @@ metasync_mailbox_deleted(struct metasync_user *muser, struct mailbox *box)
 	struct store *store = metasync_user_existing_store(muser);
 	struct store_error error;
 	struct store_pos pos;
+	char separator;
 
 	if (store == NULL)
 		return;
-	if (store_delete_mailbox(store, box->vname, &pos, &error) != STORE_OK)
+	if (store_delete_mailbox(store, metasync_mailbox_name(box, &separator),
+				 &pos, &error) != STORE_OK)
 		metasync_user_log(muser->user, &error);
 	else
 		store_idle(store);
@@ -209,15 +223,8 @@ metasync_mailbox_look(struct metasync_user *muser, struct mailbox *box,
 		      char separator, uint8_t guid_r[GUID_128_SIZE])
 {
 	const char *vname = mailbox_get_vname(box);
-	enum metasync_lookup lookup;
 
-	/* Opened for its rights: the GUID alone may come from the index of the
-	   mailbox list. Those of stock METADATA apply (RFC 5464, 4.1). */
-	mail_storage_clear_error(mailbox_get_storage(box));
-	lookup = metasync_mailbox_lookup_error(box, mailbox_open(box));
-	if (lookup == METASYNC_LOOKUP_OK)
-		lookup = metasync_mailbox_lookup(box, guid_r);
-	switch (lookup) {
+	switch (metasync_mailbox_lookup(box, guid_r)) {
 	case METASYNC_LOOKUP_OK:
 		metasync_mailbox_check(muser, vname, separator, guid_r);
 		return METASYNC_MAILBOX_EXISTS;
@@ -249,7 +256,8 @@ metasync_mailbox_find(struct mail_user *user, const char *vname, bool look,
 	ns = mail_namespace_find_unalias(user->namespaces, &vname);
 	if (!metasync_namespace_is_own(ns))
 		return METASYNC_MAILBOX_FOREIGN;
-	/* makes INBOX of inbox */
+	/* Makes INBOX of inbox. The rights are those of stock METADATA
+	   (RFC 5464, 4.1). */
 	box = mailbox_alloc(ns->list, vname, MAILBOX_FLAG_ATTRIBUTE_SESSION);
 	*vname_r = t_strdup(mailbox_get_vname(box));
 	*separator_r = mail_namespace_get_sep(ns);

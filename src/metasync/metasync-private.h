@@ -45,12 +45,9 @@ struct store *metasync_user_existing_store(struct metasync_user *muser);
 /* Is this namespace the user's own? */
 bool metasync_namespace_is_own(const struct mail_namespace *ns);
 
-/* The mailbox's GUID; and what a call on it (0, or -1 and its last error) says
-   of it. */
+/* Opens the mailbox for its GUID. */
 enum metasync_lookup
 metasync_mailbox_lookup(struct mailbox *box, guid_128_t guid_r);
-enum metasync_lookup
-metasync_mailbox_lookup_error(struct mailbox *box, int ret);
 
 /* Compares all mailboxes that the open store knows with those that exist. Returns
    FALSE if the store failed (logged). */
