@@ -86,7 +86,7 @@ struct long_command {
 	bool end_is_bad;
 
 	/* what happened since the last step */
-	bool changed:1, mailbox_changed:1, keepalive_due:1;
+	bool changed:1, mailbox_changed:1, keepalive_due:1, input_full:1;
 	bool closed:1, input_timed_out:1, output_timed_out:1;
 	/* more() is wanted */
 	bool want_more:1;
@@ -180,9 +180,7 @@ static void long_command_input(struct long_command *c)
 			c->closed = TRUE;
 			break;
 		case -2:
-			/* what is behind the full buffer may be here already,
-			   decompressed or not: no event will tell of it */
-			i_stream_set_input_pending(client->input, TRUE);
+			c->input_full = TRUE;
 			break;
 		}
 	}
@@ -460,7 +458,7 @@ static bool long_command_handle_lines(struct long_command *c)
 		data = i_stream_get_data(client->input, &size);
 		lf = memchr(data, '\n', size);
 		if (lf == NULL) {
-			if (size >= i_stream_get_max_buffer_size(client->input))
+			if (c->input_full)
 				long_command_drop_line(c);
 			return TRUE;
 		}
@@ -664,6 +662,7 @@ static bool long_command_step_inside(struct long_command *c)
 		if (c->end_text == NULL)
 			room = long_command_work(c);
 	}
+	c->input_full = FALSE;
 
 	if (client->disconnected || client->output->closed ||
 	    client->output->stream_errno != 0)
