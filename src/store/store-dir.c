@@ -271,6 +271,11 @@ enum store_status store_dir_files(struct store *store,
 			store->db_path, found ? "empty" : "missing",
 			store->dir);
 	}
+	/* SQLite takes one byte for nothing */
+	if (size == 1) {
+		return store_fail(error_r, STORE_CORRUPT, "%s is truncated",
+				  store->db_path);
+	}
 	return found ? STORE_OK : db_create(store, error_r);
 }
 

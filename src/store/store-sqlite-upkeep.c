@@ -267,6 +267,9 @@ check_integrity(struct store *store, struct store_error *error_r)
 		status = store_sql_error(store, "check", error_r);
 	} else {
 		text = (const char *)sqlite3_column_text(stmt, 0);
+		/* "*** in database main ***" is a line of its own */
+		if (text != NULL && strchr(text, '\n') != NULL)
+			text = strchr(text, '\n') + 1;
 		if (text == NULL || strcmp(text, "ok") != 0) {
 			status = store_fail(error_r, STORE_CORRUPT, "%s: %s",
 					    store->db_path,
