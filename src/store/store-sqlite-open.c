@@ -90,7 +90,8 @@ get_number(struct store *store, const char *sql, int64_t *number_r,
 	return status;
 }
 
-/* *new_r: a valid database without anything in it. */
+/* *new_r: a valid database without anything in it. In a transaction: somebody
+   may be creating it right now. */
 static enum store_status
 check_version(struct store *store, bool *new_r, struct store_error *error_r)
 {
@@ -293,7 +294,10 @@ open_db(struct store *store, struct store_error *error_r)
 				  store->db_path);
 	}
 
-	status = check_version(store, &new, error_r);
+	status = exec(store, "BEGIN", "open", error_r);
+	if (status == STORE_OK)
+		status = check_version(store, &new, error_r);
+	store_end(store);
 	if (status == STORE_OK)
 		status = set_wal(store, error_r);
 	if (status == STORE_OK)

@@ -453,24 +453,34 @@ static void fork_all(struct fixture *f, unsigned int count,
 		     void (*child)(struct fixture *f, unsigned int number,
 				   int fd), int fds[2])
 {
-	unsigned int i;
-	int status;
+	unsigned int i, failed = 0;
+	int go[2], status;
+	char c;
 	pid_t pid;
 
 	assert_int_equal(pipe(fds), 0);
+	assert_int_equal(pipe(go), 0);
 	for (i = 0; i < count; i++) {
 		pid = fork();
 		assert_true(pid >= 0);
 		if (pid == 0) {
+			/* all start together */
+			(void)close(go[1]);
+			if (read(go[0], &c, 1) != 0)
+				_exit(99);
 			child(f, i, fds[1]);
 			_exit(0);
 		}
 	}
+	(void)close(go[0]);
+	(void)close(go[1]);
 	for (i = 0; i < count; i++) {
 		assert_true(wait(&status) > 0);
-		assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+		if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+			failed++;
 	}
 	(void)close(fds[1]);
+	assert_int_equal(failed, 0);
 }
 
 static void child_open(struct fixture *f, unsigned int number, int fd)

@@ -418,9 +418,10 @@ static void full_disk_child(struct fixture *f)
 
 	(void)snprintf(mount_point, sizeof(mount_point), "%s/small", f->base);
 	if (unshare(CLONE_NEWNS) < 0 ||
-	    mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+	    mount("none", "/", "none", MS_REC | MS_PRIVATE, "") < 0 ||
 	    mkdir(mount_point, 0700) < 0 ||
-	    mount("tmpfs", mount_point, "tmpfs", 0, "size=8m,mode=0700") < 0)
+	    mount("tmpfs", mount_point, "tmpfs", 0,
+		  "size=8m,mode=0700") < 0)
 		_exit(77);
 	(void)snprintf(f->dir, sizeof(f->dir), "%s/small/store", f->base);
 	f->store = must_open(&f->set);
