@@ -431,6 +431,17 @@ void rnd_seed(uint32_t seed)
 	rnd_state = seed == 0 ? 1 : seed;
 }
 
+void rnd_start(void)
+{
+	const char *text = getenv("STORE_TEST_SEED");
+	unsigned int seed = text == NULL ? (unsigned int)__real_time(NULL) :
+		strtoul(text, NULL, 10);
+
+	print_message("seed %u\n", seed);
+	rnd_seed(seed);
+}
+
+/* xorshift */
 uint32_t rnd(uint32_t below)
 {
 	rnd_state ^= rnd_state << 13;

@@ -76,15 +76,16 @@ const char *snapshot_text(struct fixture *f, const struct store_filter *filter);
 
 /* -- the workload: set number 1, 2, 3 ... each of several entries that belong
    together */
-struct store_condition;
 enum store_status workload_apply(struct store *store, unsigned int number,
 				 struct store_error *error_r);
 /* The number of the last set in the store; fails unless exactly the sets up
    to it are there, whole. */
 unsigned int workload_verify(struct store *store);
 
-/* xorshift; seeded by the test that says so */
+/* Random numbers. rnd_start() takes its seed from the clock and prints it, or
+   from the environment (STORE_TEST_SEED) to repeat a run. */
 uint32_t rnd(uint32_t below);
 void rnd_seed(uint32_t seed);
+void rnd_start(void);
 
 #endif

@@ -61,7 +61,7 @@ static void test_kill(void **state)
 	int fds[2];
 	pid_t pid;
 
-	rnd_seed(time(NULL));
+	rnd_start();
 	for (i = 0; i < KILLS; i++) {
 		store_close(&f->store);
 		assert_int_equal(pipe(fds), 0);

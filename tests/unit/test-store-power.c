@@ -19,7 +19,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #define SECTOR 512
@@ -517,9 +516,7 @@ int main(void)
 		T(test_power_cuts_when_new),
 		T(test_layer_loses),
 	};
-	unsigned int seed = time(NULL);
 
-	print_message("seed %u\n", seed);
-	rnd_seed(seed);
+	rnd_start();
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
