@@ -56,21 +56,16 @@ metasync_search_known(const char *name, const uint8_t *guid, void *context)
 }
 
 static int
-metasync_search(struct metasync_user *muser, struct store *store,
-		const char *vname, char separator, const uint8_t *guid,
-		struct metasync_search *search_r)
+metasync_search(struct store *store, const char *vname, char separator,
+		const uint8_t *guid, struct metasync_search *search_r,
+		struct store_error *error_r)
 {
-	struct store_error error;
-
 	i_zero(search_r);
 	search_r->vname = vname;
 	search_r->separator = separator;
 	search_r->guid = guid;
-	if (store_list_mailboxes(store, metasync_search_known, search_r,
-				 &error) == STORE_OK)
-		return 0;
-	metasync_user_log(muser->user, &error);
-	return -1;
+	return store_list_mailboxes(store, metasync_search_known, search_r,
+				    error_r) == STORE_OK ? 0 : -1;
 }
 
 /* -- renaming and deleting ------------------------------------------------- */
@@ -84,6 +79,15 @@ static const char *metasync_mailbox_name(struct mailbox *box, char *separator_r)
 		ns = ns->alias_for;
 	*separator_r = mail_namespace_get_sep(ns);
 	return mailbox_list_get_vname(ns->list, mailbox_get_name(box));
+}
+
+/* Not followed, or not wholly: the next use of the store compares again. */
+static void
+metasync_mailbox_failed(struct metasync_user *muser,
+			const struct store_error *error)
+{
+	metasync_user_log(muser->user, error);
+	muser->mailboxes_healed = FALSE;
 }
 
 /* Dovecot has renamed src to dest. What about those below?
@@ -101,47 +105,52 @@ static void
 metasync_mailbox_renamed(struct metasync_user *muser, struct mailbox *src,
 			 struct mailbox *dest)
 {
-	struct store *store = metasync_user_existing_store(muser);
 	char src_sep, dest_sep;
 	const char *src_vname = metasync_mailbox_name(src, &src_sep);
 	const char *dest_vname = metasync_mailbox_name(dest, &dest_sep);
 	struct metasync_search search;
 	struct store_error error;
 	struct store_pos pos;
+	struct store *store;
 	bool all;
 
-	if (store == NULL ||
-	    metasync_search(muser, store, dest_vname, dest_sep, NULL,
-			    &search) < 0)
+	if (metasync_user_existing_store(muser, &store, &error) < 0 ||
+	    (store != NULL &&
+	     metasync_search(store, dest_vname, dest_sep, NULL,
+			     &search, &error) < 0)) {
+		metasync_mailbox_failed(muser, &error);
+		return;
+	}
+	if (store == NULL)
 		return;
 	all = !search.found_below && src_sep == dest_sep &&
 		strcmp(src_vname, "INBOX") != 0;
 	if (store_rename_mailbox(store, src_vname, dest_vname,
 				 all ? src_sep : '\0', &pos,
 				 &error) != STORE_OK) {
-		metasync_user_log(muser->user, &error);
+		metasync_mailbox_failed(muser, &error);
 		return;
 	}
 	if (!all)
-		(void)metasync_mailboxes_heal(muser);
-	/* no timeout: dsync's I/O loop ends before its user does */
+		muser->mailboxes_healed = metasync_mailboxes_heal(muser);
+	/* at once: doveadm may not get back to its I/O loop */
 	store_idle(store);
 }
 
 static void
 metasync_mailbox_deleted(struct metasync_user *muser, struct mailbox *box)
 {
-	struct store *store = metasync_user_existing_store(muser);
 	struct store_error error;
 	struct store_pos pos;
+	struct store *store;
 	char separator;
 
-	if (store == NULL)
-		return;
-	if (store_delete_mailbox(store, metasync_mailbox_name(box, &separator),
-				 &pos, &error) != STORE_OK)
-		metasync_user_log(muser->user, &error);
-	else
+	if (metasync_user_existing_store(muser, &store, &error) < 0 ||
+	    (store != NULL &&
+	     store_delete_mailbox(store, metasync_mailbox_name(box, &separator),
+				  &pos, &error) != STORE_OK))
+		metasync_mailbox_failed(muser, &error);
+	else if (store != NULL)
 		store_idle(store);
 }
 
@@ -150,8 +159,11 @@ static int metasync_mailbox_rename(struct mailbox *src, struct mailbox *dest)
 	union mailbox_module_context *mbox = METASYNC_CONTEXT(src);
 	struct metasync_user *muser = metasync_user_get(src->storage->user);
 
-	if (mbox->super.rename_box(src, dest) < 0)
+	if (mbox->super.rename_box(src, dest) < 0) {
+		/* Maildir++ fails in the middle of the children */
+		muser->mailboxes_healed = FALSE;
 		return -1;
+	}
 	T_BEGIN {
 		metasync_mailbox_renamed(muser, src, dest);
 	} T_END;
@@ -199,15 +211,18 @@ metasync_mailbox_check(struct metasync_user *muser, const char *vname,
 {
 	uint8_t *checked = hash_table_lookup(muser->checked_mailboxes, vname);
 	struct metasync_search search;
+	struct store_error error;
 
 	if (muser->store == NULL ||
-	    (guid != NULL && checked != NULL &&
-	     guid_128_equals(checked, guid)) ||
-	    metasync_search(muser, muser->store, vname, separator, guid,
-			    &search) < 0)
+	    (guid != NULL && checked != NULL && guid_128_equals(checked, guid)))
 		return;
+	if (metasync_search(muser->store, vname, separator, guid,
+			    &search, &error) < 0) {
+		metasync_mailbox_failed(muser, &error);
+		return;
+	}
 	if (search.differs)
-		(void)metasync_mailboxes_heal(muser);
+		muser->mailboxes_healed = metasync_mailboxes_heal(muser);
 	if (guid == NULL)
 		return;
 	if (checked == NULL) {

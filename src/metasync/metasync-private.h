@@ -38,9 +38,11 @@ enum metasync_lookup {
 /* NULL if the user has not got the plugin. */
 struct metasync_user *metasync_user_get(struct mail_user *user);
 
-/* For the life of mailboxes: the store if it is there, without creating one for
-   a user who has never used it. */
-struct store *metasync_user_existing_store(struct metasync_user *muser);
+/* For the life of mailboxes: the store if it is there, else NULL: none is made
+   for a user who has never used it. Returns 0, or -1 with *error_r. */
+int metasync_user_existing_store(struct metasync_user *muser,
+				 struct store **store_r,
+				 struct store_error *error_r);
 
 /* Is this namespace the user's own? */
 bool metasync_namespace_is_own(const struct mail_namespace *ns);

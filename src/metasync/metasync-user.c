@@ -190,20 +190,21 @@ int metasync_user_store(struct mail_user *user, struct store **store_r,
 	return 0;
 }
 
-struct store *metasync_user_existing_store(struct metasync_user *muser)
+int metasync_user_existing_store(struct metasync_user *muser,
+				 struct store **store_r,
+				 struct store_error *error_r)
 {
-	struct store_error error;
 	struct stat st;
 
+	*store_r = NULL;
 	if (muser->store == NULL &&
 	    stat(t_strconcat(muser->set.dir, "/store.db", NULL), &st) < 0 &&
 	    (errno == ENOENT || errno == ENOTDIR))
-		return NULL;
-	if (metasync_user_open(muser, &error) < 0) {
-		metasync_user_log(muser->user, &error);
-		return NULL;
-	}
-	return muser->store;
+		return 0;
+	if (metasync_user_open(muser, error_r) < 0)
+		return -1;
+	*store_r = muser->store;
+	return 0;
 }
 
 void metasync_user_log(struct mail_user *user, const struct store_error *error)

@@ -2,6 +2,7 @@
 has not got it (noticed at the next access). The entries follow the mailbox, not the name."""
 
 import os
+import sqlite3
 
 import pytest
 
@@ -293,7 +294,7 @@ def test_deleted_by_others_during_a_session(server, user):
 
 
 def test_stock_sync_of_a_renamed_mailbox(server, user):
-    """dsync has an I/O loop of its own while it renames."""
+    """A rename that comes from another server."""
     if server.wrapper == "asan":
         pytest.skip("doveadm does not survive loading sanitized plugins")
     away(server, user, b"Work")
@@ -393,18 +394,21 @@ protocol imap {
   mail_plugins = metasync acl imap_long_command imap_metasync
 }""") as server:
         c = server.login(user)
-        create(c, b"Read", b"Seen", b"Unseen")
+        create(c, b"Read", b"Post", b"Seen", b"Unseen", b"Moved")
         c.logout()
-        for name, rights in (("Read", "lr"), ("Seen", "l"), ("Unseen", "")):
+        for name, rights in (("Read", "lr"), ("Post", "li"), ("Seen", "l"), ("Unseen", ""), ("Moved", "")):
             with open(server.home(user) + "/mail/.%s/dovecot-acl" % name, "w") as f:
                 f.write("owner %s\n" % rights)
+        rename(server, user, "Moved", "Unseen2")
         c = server.login(user)
         put(c, [(A, b'"new"')], mailbox=b"Read")
+        put(c, [(A, b'"new"')], mailbox=b"Post")
         assert last(c, b'XMETASET "Seen" (%s "x")' % A).startswith(b"T NO [NOPERM] ")
         assert last(c, b'XMETASET "Unseen" (%s "x")' % A).startswith(b"T NO [NONEXISTENT] ")
         assert last(c, b"RENAME Seen Else").startswith(b"T NO ")
         assert last(c, b"DELETE Seen").startswith(b"T NO ")
-        assert state(c) == {b"Read": b"new", b"Seen": b"Seen", b"Unseen": b"Unseen"}
+        assert state(c) == {b"Read": b"new", b"Post": b"new", b"Seen": b"Seen", b"Unseen": b"Unseen",
+                            b"Unseen2": b"Moved"}
         c.logout()
 
 
@@ -434,6 +438,20 @@ def test_a_failing_store_fails_no_rename(make_server, user):
         c.logout()
         await_log(server, "moved the entries of 2, removed those of 1(.|\n)*Logged out")
         assert server.log().count("is a link") == 1
+
+
+def test_a_locked_store_is_mended_in_the_same_session(make_server, user):
+    with make_server(plugin={"metasync_busy_timeout": "100ms"}) as server:
+        c = server.login(user)
+        create(c, b"Work", b"Gone")
+        db = sqlite3.connect(server.home(user) + "/metasync/store.db", isolation_level=None)
+        db.execute("BEGIN IMMEDIATE")
+        ok(c, b"RENAME Work Job")
+        ok(c, b"DELETE Gone")
+        db.execute("ROLLBACK")
+        db.close()
+        assert state(c) == {b"Job": b"Work"}
+        c.logout()
 
 
 # -- settings --------------------------------------------------------------------------------------
