@@ -70,7 +70,7 @@ static void test_opened_at_once(void **state)
 	int fds[2];
 
 	store_close(&f->store);
-	for (round = 0; round < 20; round++) {
+	for (round = 0; round < 120; round++) {
 		if (round % 2 == 0) {
 			(void)snprintf(dir, sizeof(dir), "%s/new-%u", f->base,
 				       round);
