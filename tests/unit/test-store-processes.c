@@ -3,6 +3,8 @@
 
 #include "store-test.h"
 
+#include <sqlite3.h>
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -70,7 +72,7 @@ static void test_opened_at_once(void **state)
 	int fds[2];
 
 	store_close(&f->store);
-	for (round = 0; round < 120; round++) {
+	for (round = 0; round < 20; round++) {
 		if (round % 2 == 0) {
 			(void)snprintf(dir, sizeof(dir), "%s/new-%u", f->base,
 				       round);
@@ -94,6 +96,74 @@ static void test_opened_at_once(void **state)
 	reopen(f);
 	assert_int_equal(get_state(f).pos.epoch, first);
 }
+
+/* -- created by another process while this one looks at what is there */
+
+static int other_go, other_done;
+
+static int trace(unsigned int type, void *context, void *stmt, void *sql)
+{
+	char c = 0;
+
+	(void)type;
+	(void)context;
+	(void)stmt;
+	if (other_go != -1 && strstr(sql, "user_version") != NULL) {
+		/* let it, and wait until it is done or has given up */
+		(void)close(other_go);
+		other_go = -1;
+		(void)!read(other_done, &c, 1);
+	}
+	return 0;
+}
+
+static int trace_connection(sqlite3 *db, char **error_r,
+			    const struct sqlite3_api_routines *api)
+{
+	(void)error_r;
+	(void)api;
+	return sqlite3_trace_v2(db, SQLITE_TRACE_STMT, trace, NULL);
+}
+
+static void test_created_meanwhile(void **state)
+{
+	struct fixture *f = *state;
+	int go[2], done[2], status;
+	char dir[400], c;
+	pid_t pid;
+
+	store_close(&f->store);
+	(void)snprintf(dir, sizeof(dir), "%s/new", f->base);
+	f->set.dir = dir;
+	assert_int_equal(pipe(go), 0);
+	assert_int_equal(pipe(done), 0);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		(void)close(go[1]);
+		f->set.busy_timeout_msecs = 30;
+		(void)!read(go[0], &c, 1);
+		_exit(store_open(&f->set, &f->store, &f->error));
+	}
+	(void)close(go[0]);
+	(void)close(done[1]);
+	other_go = go[1];
+	other_done = done[0];
+	assert_int_equal(sqlite3_auto_extension(
+		(void (*)(void))trace_connection), SQLITE_OK);
+	f->store = must_open(&f->set);
+	sqlite3_reset_auto_extension();
+	/* it has been there */
+	assert_int_equal(other_go, -1);
+	(void)close(done[0]);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	must_put(f, "", "/private/a", "1");
+	reopen(f);
+	must_check(f);
+}
+
+/* -- written to by many at the same time */
 
 #define WRITERS 4
 #define WRITES 100
@@ -143,6 +213,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		T(test_opened_at_once),
+		T(test_created_meanwhile),
 		T(test_many_writers),
 	};
 
