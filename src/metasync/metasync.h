@@ -19,8 +19,9 @@ bool metasync_user_is_enabled(struct mail_user *user);
 
 /* The user's store, opened if needed; the first call of a session also compares
    the mailboxes that the store knows with those that exist (renames and
-   deletions by processes without the plugin). A failure is logged once per
-   cause and tried again at the next call. Returns 0, or -1 with *error_r. */
+   deletions by processes without the plugin). A failure to open it is the
+   caller's to log (metasync_user_log()) and is tried again at the next call.
+   Returns 0, or -1 with *error_r. */
 int metasync_user_store(struct mail_user *user, struct store **store_r,
 			struct store_error *error_r);
 /* The limits for this user; known even if the store cannot be opened. */
@@ -30,8 +31,8 @@ const struct store_limits *metasync_user_limits(struct mail_user *user);
    runs from a timeout, after the reply has gone out. */
 void metasync_user_upkeep(struct mail_user *user);
 
-/* Logs a store error for the operator: at once for damage, once a minute for
-   causes that repeat. */
+/* Logs a store error for the operator, the same one again after a minute at the
+   earliest. */
 void metasync_user_log(struct mail_user *user,
 		       const struct store_error *error);
 
@@ -44,7 +45,8 @@ enum metasync_mailbox {
 	METASYNC_MAILBOX_INVALID,
 	/* In a namespace of other users or shared: left to stock Dovecot. */
 	METASYNC_MAILBOX_FOREIGN,
-	/* ACLs: exists, but may not be written by this user. */
+	/* ACLs: exists, but without the rights that stock METADATA asks for,
+	   "l" and one of "rswip" (RFC 5464 section 4.1). */
 	METASYNC_MAILBOX_NOPERM,
 	/* Could not be found out (temporary); logged. */
 	METASYNC_MAILBOX_FAILED
