@@ -204,13 +204,23 @@ def test_who_never_used_it_gets_no_store(server, user):
     assert not os.path.exists(server.home(user) + "/metasync")
 
 
+def test_names_with_wildcards_of_the_engine(server, user):
+    c = server.login(user)
+    create(c, b"a_b", b"a_b/x", b"aXb", b"aXb/x")
+    ok(c, b"RENAME a_b fresh")
+    assert state(c) == {b"fresh": b"a_b", b"fresh/x": b"a_b/x", b"aXb": b"aXb", b"aXb/x": b"aXb/x"}
+
+
 # -- by a process without the plugin ---------------------------------------------------------------
 
 @pytest.mark.valgrind
 def test_renamed_by_others(server, user):
-    away(server, user, b"Work", b"Work/Sub", b"Stays")
+    away(server, user, b"Work", b"Work/Sub", b"Workshop")
+    c = server.login(user)
+    put(c, [(A, b'"INBOX"')], mailbox=b"INBOX")
+    c.logout()
     rename(server, user, "Work", "Job")
-    expected = {b"Job": b"Work", b"Job/Sub": b"Work/Sub", b"Stays": b"Stays"}
+    expected = {b"Job": b"Work", b"Job/Sub": b"Work/Sub", b"Workshop": b"Workshop", b"INBOX": b"INBOX"}
     assert healed(server, user) == expected
     # once is enough
     c = server.login(user)
@@ -218,6 +228,17 @@ def test_renamed_by_others(server, user):
     c.logout()
     c = server.login(user)
     assert Watch(c, b"(PERSONAL) /private").catch_up().done().mark == mark
+
+
+def test_a_rename_by_others_is_told_as_a_change(server, user):
+    away(server, user, b"Work")
+    c = server.login(user)
+    w = Watch(c, b"(PERSONAL) /private").catch_up().done()
+    c.logout()
+    rename(server, user, "Work", "Job")
+    w.client = server.login(user)
+    w.catch_up(w.mark).done()
+    assert sorted(w.entries()) == [b'* METADATA "Job" (%s "Work")' % A, b'* METADATA "Work" (%s NIL)' % A]
 
 
 def test_deleted_by_others(server, user):
@@ -272,6 +293,16 @@ def test_renamed_by_others_during_a_session(server, user):
     while w.state != {(b"Job", A): b"new", (b"Other", A): b"Other"}:
         w.until("marker")
     w.done()
+
+
+def test_name_taken_by_another_during_a_session(server, user):
+    c = server.login(user)
+    create(c, b"One", b"Two")
+    others(server, "delete", user, "One")
+    rename(server, user, "Two", "One")
+    put(c, [(b"/private/vendor/test/b", b'"b"')], mailbox=b"One")
+    w = Watch(c, b"One /private").catch_up().done()
+    assert w.state == {(b"One", A): b"Two", (b"One", b"/private/vendor/test/b"): b"b"}
 
 
 def test_created_again_by_others_during_a_session(server, user):
@@ -491,6 +522,8 @@ def test_switched_off(make_server):
     with make_server(plugin={"metasync_enabled": "no"}) as server:
         c = server.login("u1")
         assert b"XMETASYNC" not in c.command(b"CAPABILITY")[0].line
+        assert last(c, b'XMETASYNC "" /private').startswith(b"T BAD ")
+        assert last(c, b'XMETASET "" (%s "x")' % A).startswith(b"T BAD ")
         ok(c, b"CREATE Work")
         ok(c, b"RENAME Work Job")
         ok(c, b"DELETE Job")
