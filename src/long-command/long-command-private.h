@@ -10,11 +10,10 @@ struct imap_arg;
 struct imap_parser;
 struct imap_sync_context;
 struct long_command;
+struct long_command_args;
 struct long_command_watch;
 
 /* -- long-command-args.c: a command line with its literals ---------------- */
-
-struct long_command_args;
 
 enum long_command_args_result {
 	/* wait for more input */
@@ -59,10 +58,80 @@ long_command_watch_add(struct long_command *cmd, const char *path,
 void long_command_watch_remove(struct long_command_watch **watch,
 			       struct long_command *cmd);
 
-/* -- long-command.c -------------------------------------------------------- */
+/* -- long-command.c: the life of a command -------------------------------- */
+
+enum long_command_phase {
+	LONG_COMMAND_PHASE_ARGS,	/* the command line is being read */
+	LONG_COMMAND_PHASE_RUNNING,	/* start() has been called */
+	LONG_COMMAND_PHASE_WRONG_LINE	/* a wrong line is being dropped */
+};
+
+struct long_command_settings {
+	unsigned int output_timeout_msecs;
+	unsigned int input_timeout_msecs;
+	unsigned int check_interval_msecs;
+};
+
+struct long_command_timer {
+	struct long_command *cmd;
+	struct timeout *to;
+	bool fired;
+};
+
+struct long_command {
+	struct imap_long_command lc;
+	struct long_command *prev, *next;
+	struct client_command_context *cmd;
+	struct long_command_settings set;
+	enum long_command_phase phase;
+
+	struct long_command_args *args;
+	struct imap_parser *parser;
+
+	struct long_command_watch *watch;
+	struct imap_sync_context *sync_ctx;
+	struct long_command_timer timers[IMAP_LONG_COMMAND_TIMERS];
+	struct timeout *to_run, *to_keepalive, *to_input, *to_output;
+
+	/* what waited in the output at the last look while it was full */
+	size_t blocked_size;
+
+	/* the tagged reply; also says that the command is to end */
+	const char *end_text;
+	bool end_is_bad;
+
+	/* what happened since the last step */
+	bool changed:1, mailbox_changed:1, keepalive_due:1, input_full:1;
+	bool closed:1, input_timed_out:1, output_timed_out:1;
+	/* more() is wanted */
+	bool want_more:1;
+	/* more() goes on when to_run fires, and not before */
+	bool yielding:1;
+	/* no more input is for this command */
+	bool done:1;
+	bool mailbox_watched:1;
+	bool keepalive_wanted:1;
+};
+
+/* The first call of a command's func. */
+bool long_command_start(struct client_command_context *cmd,
+			const struct imap_long_command_def *def,
+			const struct long_command_settings *set);
+/* Another command was executed. */
+void long_command_other_executed(struct client_command_context *cmd);
 
 /* Something happened outside the session's own I/O: marks the command and runs
    it from a timeout in its own user's context. */
 void long_command_wake(struct long_command *cmd);
+/* Runs the command from a timeout. */
+void long_command_run_later(struct long_command *c);
+/* FALSE: the output is full, after having tried to send it. */
+bool long_command_has_room(struct long_command *c);
+/* Starts the keepalive's interval anew. */
+void long_command_add_keepalive(struct long_command *c);
+
+/* Callbacks of what the author asked for. */
+void long_command_mailbox_notify(struct mailbox *box, struct long_command *c);
+void long_command_timer_timeout(struct long_command_timer *timer);
 
 #endif

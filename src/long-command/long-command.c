@@ -18,26 +18,21 @@
      buffer holds.)
    - aside: another command of the session is in the middle of its output and
      has output_cmd_lock: nothing is read or written until it is done. The
-     hook after each command's execution brings us back.
+     hook after each command's execution (long-command-plugin.c) brings us back.
    - finished: the step returned TRUE and whoever called it frees the command. */
 
 #include "long-command-private.h"
-#include "array.h"
 #include "ioloop.h"
 #include "istream.h"
 #include "ostream.h"
 #include "llist.h"
-#include "str.h"
 #include "master-service.h"
-#include "settings-parser.h"
 #include "mail-storage-service.h"
 #include "mail-storage-settings.h"
 #include "imap-commands.h"
 #include "imap-keepalive.h"
 #include "imap-parser.h"
 #include "imap-sync.h"
-#include "compat-user.h"
-#include "long-command-plugin.h"
 
 /* The output is full when this many bytes wait in it. */
 #define LONG_COMMAND_OUTPUT_FULL_SIZE (32*1024)
@@ -45,63 +40,7 @@
 #define LONG_COMMAND_MORE_MAX 16
 #define LONG_COMMAND_MAX_ARGS_SIZE (16*1024*1024)
 
-enum long_command_phase {
-	LONG_COMMAND_PHASE_ARGS,	/* the command line is being read */
-	LONG_COMMAND_PHASE_RUNNING,	/* start() has been called */
-	LONG_COMMAND_PHASE_WRONG_LINE	/* a wrong line is being dropped */
-};
-
-struct long_command_settings {
-	unsigned int output_timeout_msecs;
-	unsigned int input_timeout_msecs;
-	unsigned int check_interval_msecs;
-};
-
-struct long_command_timer {
-	struct long_command *cmd;
-	struct timeout *to;
-	bool fired;
-};
-
-struct long_command {
-	struct imap_long_command lc;
-	struct long_command *prev, *next;
-	struct client_command_context *cmd;
-	struct long_command_settings set;
-	enum long_command_phase phase;
-
-	struct long_command_args *args;
-	struct imap_parser *parser;
-
-	struct long_command_watch *watch;
-	struct imap_sync_context *sync_ctx;
-	struct long_command_timer timers[IMAP_LONG_COMMAND_TIMERS];
-	struct timeout *to_run, *to_keepalive, *to_input, *to_output;
-
-	/* what waited in the output at the last look while it was full */
-	size_t blocked_size;
-
-	/* the tagged reply; also says that the command is to end */
-	const char *end_text;
-	bool end_is_bad;
-
-	/* what happened since the last step */
-	bool changed:1, mailbox_changed:1, keepalive_due:1, input_full:1;
-	bool closed:1, input_timed_out:1, output_timed_out:1;
-	/* more() is wanted */
-	bool want_more:1;
-	/* more() goes on when to_run fires, and not before */
-	bool yielding:1;
-	/* no more input is for this command */
-	bool done:1;
-	bool mailbox_watched:1;
-	bool keepalive_wanted:1;
-};
-
-static ARRAY(const struct imap_long_command_def *) long_command_defs;
 static struct long_command *long_commands = NULL;
-
-static bool long_command_step(struct client_command_context *cmd);
 
 /* -- running by itself ---------------------------------------------------- */
 
@@ -132,7 +71,7 @@ static void long_command_run_timeout(struct long_command *c)
 	long_command_run(c);
 }
 
-static void long_command_run_later(struct long_command *c)
+void long_command_run_later(struct long_command *c)
 {
 	if (c->to_run == NULL)
 		c->to_run = timeout_add_short(0, long_command_run_timeout, c);
@@ -193,8 +132,8 @@ static void long_command_hangup(struct long_command *c)
 	long_command_run(c);
 }
 
-static void long_command_mailbox_notify(struct mailbox *box ATTR_UNUSED,
-					struct long_command *c)
+void long_command_mailbox_notify(struct mailbox *box ATTR_UNUSED,
+				 struct long_command *c)
 {
 	c->mailbox_changed = TRUE;
 	long_command_run(c);
@@ -218,7 +157,7 @@ static void long_command_output_timeout(struct long_command *c)
 	long_command_run(c);
 }
 
-static void long_command_timer_timeout(struct long_command_timer *timer)
+void long_command_timer_timeout(struct long_command_timer *timer)
 {
 	timeout_remove(&timer->to);
 	timer->fired = TRUE;
@@ -380,7 +319,7 @@ static bool long_command_stand_aside(struct long_command *c)
 	return FALSE;
 }
 
-static bool long_command_has_room(struct long_command *c)
+bool long_command_has_room(struct long_command *c)
 {
 	struct ostream *output = c->lc.client->output;
 
@@ -511,7 +450,7 @@ static bool long_command_sync_mailbox(struct long_command *c)
 	}
 }
 
-static void long_command_add_keepalive(struct long_command *c)
+void long_command_add_keepalive(struct long_command *c)
 {
 	struct client *client = c->lc.client;
 	unsigned int interval = client->set->imap_idle_notify_interval;
@@ -705,35 +644,6 @@ static bool long_command_step(struct client_command_context *cmd)
 
 /* -- the beginning -------------------------------------------------------- */
 
-static unsigned int
-long_command_setting(struct client *client, const char *key,
-		     unsigned int default_msecs)
-{
-	const char *value = compat_user_setting(client->user, key), *error;
-	unsigned int msecs;
-
-	if (value == NULL)
-		return default_msecs;
-	if (settings_get_time_msecs(value, &msecs, &error) < 0 || msecs == 0) {
-		e_error(client->event, "%s: Invalid time: %s - using %u ms",
-			key, value, default_msecs);
-		return default_msecs;
-	}
-	return msecs;
-}
-
-static const struct imap_long_command_def *
-long_command_def_find(const char *name)
-{
-	const struct imap_long_command_def *def;
-
-	array_foreach_elem(&long_command_defs, def) {
-		if (strcasecmp(def->name, name) == 0)
-			return def;
-	}
-	i_unreached();
-}
-
 static void long_command_init_args(struct long_command *c)
 {
 	const struct client *client = c->lc.client;
@@ -751,9 +661,10 @@ static void long_command_init_args(struct long_command *c)
 					 client->set->imap_literal_minus);
 }
 
-static bool long_command_func(struct client_command_context *cmd)
+bool long_command_start(struct client_command_context *cmd,
+			const struct imap_long_command_def *def,
+			const struct long_command_settings *set)
 {
-	struct client *client = cmd->client;
 	struct long_command *c;
 	pool_t pool;
 	unsigned int i;
@@ -761,18 +672,13 @@ static bool long_command_func(struct client_command_context *cmd)
 	pool = pool_alloconly_create("imap long command", 1024);
 	c = p_new(pool, struct long_command, 1);
 	c->lc.pool = pool;
-	c->lc.client = client;
-	c->lc.def = long_command_def_find(cmd->name);
+	c->lc.client = cmd->client;
+	c->lc.def = def;
 	c->cmd = cmd;
+	c->set = *set;
 	c->phase = LONG_COMMAND_PHASE_ARGS;
 	for (i = 0; i < N_ELEMENTS(c->timers); i++)
 		c->timers[i].cmd = c;
-	c->set.output_timeout_msecs = long_command_setting(client,
-		"imap_long_command_output_timeout", 5*60*1000);
-	c->set.input_timeout_msecs = long_command_setting(client,
-		"imap_long_command_input_timeout", 30*60*1000);
-	c->set.check_interval_msecs = long_command_setting(client,
-		"imap_long_command_check_interval", 30*1000);
 	DLLIST_PREPEND(&long_commands, c);
 	cmd->context = c;
 	cmd->func = long_command_step;
@@ -780,14 +686,9 @@ static bool long_command_func(struct client_command_context *cmd)
 	return long_command_step(cmd);
 }
 
-static void
-long_command_hook_pre(struct client_command_context *cmd ATTR_UNUSED)
-{
-}
-
-/* Another command of the session ran: it may have released the output, or have
-   let core put its own I/O in the place of ours. */
-static void long_command_hook_post(struct client_command_context *cmd)
+/* It may have released the output, or have let core put its own I/O in the place
+   of ours. */
+void long_command_other_executed(struct client_command_context *cmd)
 {
 	struct long_command *c;
 
@@ -796,166 +697,4 @@ static void long_command_hook_post(struct client_command_context *cmd)
 		    !cmd->client->disconnected)
 			long_command_run_later(c);
 	}
-}
-
-/* -- for the author ------------------------------------------------------- */
-
-static struct long_command *long_command_get(struct imap_long_command *lc)
-{
-	return container_of(lc, struct long_command, lc);
-}
-
-bool imap_long_command_send(struct imap_long_command *lc,
-			    const void *data, size_t size)
-{
-	struct client *client = lc->client;
-
-	if (client->output->closed)
-		return FALSE;
-	o_stream_nsend(client->output, data, size);
-	client->last_output = ioloop_time;
-	return long_command_has_room(long_command_get(lc));
-}
-
-bool imap_long_command_send_line(struct imap_long_command *lc,
-				 const char *line)
-{
-	bool ret;
-
-	T_BEGIN {
-		string_t *str = t_str_new(strlen(line) + 2);
-
-		str_append(str, line);
-		str_append(str, "\r\n");
-		ret = imap_long_command_send(lc, str_data(str), str_len(str));
-	} T_END;
-	return ret;
-}
-
-void imap_long_command_more(struct imap_long_command *lc)
-{
-	i_assert(lc->def->v.more != NULL);
-	long_command_get(lc)->want_more = TRUE;
-}
-
-void imap_long_command_no_input(struct imap_long_command *lc)
-{
-	long_command_get(lc)->done = TRUE;
-}
-
-void imap_long_command_end(struct imap_long_command *lc, const char *text)
-{
-	struct long_command *c = long_command_get(lc);
-
-	if (c->end_text == NULL)
-		c->end_text = p_strdup(lc->pool, text);
-}
-
-void imap_long_command_bad(struct imap_long_command *lc, const char *error)
-{
-	struct long_command *c = long_command_get(lc);
-
-	if (c->end_text == NULL) {
-		c->end_is_bad = TRUE;
-		c->end_text = p_strdup(lc->pool, error);
-	}
-}
-
-void imap_long_command_set_timer(struct imap_long_command *lc,
-				 unsigned int id, unsigned int msecs)
-{
-	struct long_command *c = long_command_get(lc);
-
-	i_assert(id < IMAP_LONG_COMMAND_TIMERS);
-	imap_long_command_stop_timer(lc, id);
-	c->timers[id].to = timeout_add(msecs, long_command_timer_timeout,
-				       &c->timers[id]);
-}
-
-void imap_long_command_stop_timer(struct imap_long_command *lc,
-				  unsigned int id)
-{
-	struct long_command *c = long_command_get(lc);
-
-	i_assert(id < IMAP_LONG_COMMAND_TIMERS);
-	timeout_remove(&c->timers[id].to);
-	c->timers[id].fired = FALSE;
-}
-
-void imap_long_command_watch_path(struct imap_long_command *lc,
-				  const char *path)
-{
-	struct long_command *c = long_command_get(lc);
-
-	if (c->watch != NULL)
-		long_command_watch_remove(&c->watch, c);
-	c->watch = long_command_watch_add(c, path, c->set.check_interval_msecs);
-}
-
-void imap_long_command_watch_mailbox(struct imap_long_command *lc)
-{
-	struct long_command *c = long_command_get(lc);
-
-	i_assert(lc->def->uses_mailbox);
-	if (lc->client->mailbox == NULL || c->mailbox_watched)
-		return;
-	mailbox_notify_changes(lc->client->mailbox,
-			       long_command_mailbox_notify, c);
-	c->mailbox_watched = TRUE;
-	/* there may be changes already */
-	c->mailbox_changed = TRUE;
-}
-
-void imap_long_command_keepalive(struct imap_long_command *lc)
-{
-	struct long_command *c = long_command_get(lc);
-
-	if (c->to_keepalive == NULL)
-		long_command_add_keepalive(c);
-	if (c->to_keepalive != NULL)
-		timeout_remove(&c->to_input);
-}
-
-void imap_long_command_register(const struct imap_long_command_def *def)
-{
-	array_push_back(&long_command_defs, &def);
-	/* IDLE's flags for those that use the mailbox */
-	command_register(def->name, long_command_func, !def->uses_mailbox ? 0 :
-			 COMMAND_FLAG_BREAKS_SEQS |
-			 COMMAND_FLAG_REQUIRES_SYNC |
-			 COMMAND_FLAG_BREAKS_MAILBOX);
-}
-
-void imap_long_command_unregister(const struct imap_long_command_def *def)
-{
-	const struct imap_long_command_def *const *defp;
-
-	array_foreach(&long_command_defs, defp) {
-		if (*defp == def) {
-			array_delete(&long_command_defs,
-				array_foreach_idx(&long_command_defs, defp),
-				1);
-			command_unregister(def->name);
-			return;
-		}
-	}
-	i_unreached();
-}
-
-/* -- the plugin ----------------------------------------------------------- */
-
-const char *imap_long_command_plugin_version = DOVECOT_ABI_VERSION;
-const char imap_long_command_plugin_binary_dependency[] = "imap";
-
-void imap_long_command_plugin_init(struct module *module ATTR_UNUSED)
-{
-	i_array_init(&long_command_defs, 8);
-	command_hook_register(long_command_hook_pre, long_command_hook_post);
-}
-
-void imap_long_command_plugin_deinit(void)
-{
-	command_hook_unregister(long_command_hook_pre, long_command_hook_post);
-	i_assert(long_commands == NULL);
-	array_free(&long_command_defs);
 }
