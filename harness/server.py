@@ -167,6 +167,7 @@ class Server:
         self.wrapper = wrapper or os.environ.get("DOVETAIL_WRAPPER")
         self.process = None
         self.clients = []
+        self.destroyed = False
         self.as_root = os.getuid() == 0
         self.mail_uid = self.mail_gid = MAIL_UID if self.as_root else os.getuid()
         if not self.as_root:
@@ -341,6 +342,7 @@ class Server:
         self.clients = []
         self.stop()
         shutil.rmtree(self.root, ignore_errors=True)
+        self.destroyed = True
         atexit.unregister(self.destroy)
 
     def __enter__(self):

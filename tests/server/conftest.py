@@ -29,9 +29,8 @@ def server():
     end(s)
 
 
-@pytest.fixture(scope="module")
-def make_module_server():
-    """Servers with other settings that live as long as the file's tests."""
+def factory():
+    """Makes servers; each that the tests have not ended themselves is ended and looked at."""
     servers = []
 
     def make(**kwargs):
@@ -39,19 +38,19 @@ def make_module_server():
         return servers[-1]
     yield make
     for s in servers:
-        end(s)
+        if not s.destroyed:
+            end(s)
+
+
+@pytest.fixture(scope="module")
+def make_module_server():
+    """Servers with other settings that live as long as the file's tests."""
+    yield from factory()
 
 
 @pytest.fixture
 def make_server():
-    servers = []
-
-    def make(**kwargs):
-        servers.append(Server(**kwargs))
-        return servers[-1]
-    yield make
-    for s in servers:
-        s.destroy()
+    yield from factory()
 
 
 @pytest.fixture
