@@ -119,7 +119,9 @@ static void long_command_input(struct long_command *c)
 			c->closed = TRUE;
 			break;
 		case -2:
-			c->input_full = TRUE;
+			/* what is behind the full buffer may be here already,
+			   decompressed: no event will tell of it */
+			i_stream_set_input_pending(client->input, TRUE);
 			break;
 		}
 	}
@@ -397,7 +399,7 @@ static bool long_command_handle_lines(struct long_command *c)
 		data = i_stream_get_data(client->input, &size);
 		lf = memchr(data, '\n', size);
 		if (lf == NULL) {
-			if (c->input_full)
+			if (size >= i_stream_get_max_buffer_size(client->input))
 				long_command_drop_line(c);
 			return TRUE;
 		}
@@ -601,7 +603,6 @@ static bool long_command_step_inside(struct long_command *c)
 		if (c->end_text == NULL)
 			room = long_command_work(c);
 	}
-	c->input_full = FALSE;
 
 	if (client->disconnected || client->output->closed ||
 	    client->output->stream_errno != 0)

@@ -129,6 +129,25 @@ def test_short_lines_with_long_answers(slow, user):
     done(other, tag2)
 
 
+def test_lines_during_output(slow, user):
+    """Both ways at full speed: no line is lost or torn while more() goes on."""
+    c = slow(user)
+    tag = waiting(c, b"OUT %d" % (10 * MUCH))
+    count = 50000
+    c.sock.settimeout(None)
+    sender = threading.Thread(target=c.sock.sendall, args=(
+        b"".join(b"ECHO %d\r\n" % i for i in range(count)),))
+    sender.start()
+    responses = []
+    while len(responses) < count + 10 * MUCH // ROW:
+        responses.append(c.read_response())
+        assert responses[-1].tag == b"*", responses[-1]
+    sender.join()
+    assert_rows(responses, 10 * MUCH // ROW)
+    assert [r.line for r in responses if b" ECHO " in r.line] == [b"* XTEST ECHO %d" % i for i in range(count)]
+    done(c, tag)
+
+
 # -- time-outs -------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
