@@ -101,7 +101,7 @@ struct long_command {
 	bool end_is_bad;
 
 	/* what happened since the last step */
-	bool changed:1, mailbox_changed:1, keepalive_due:1;
+	bool changed:1, mailbox_changed:1, keepalive_due:1, input_full:1;
 	bool closed:1, input_timed_out:1, output_timed_out:1;
 	/* more() is wanted */
 	bool want_more:1;

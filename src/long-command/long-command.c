@@ -119,9 +119,7 @@ static void long_command_input(struct long_command *c)
 			c->closed = TRUE;
 			break;
 		case -2:
-			/* what is behind the full buffer may be here already,
-			   decompressed: no event will tell of it */
-			i_stream_set_input_pending(client->input, TRUE);
+			c->input_full = TRUE;
 			break;
 		}
 	}
@@ -194,6 +192,10 @@ static void long_command_detach(struct long_command *c)
 	if (client->output_cmd_lock == c->cmd)
 		client->output_cmd_lock = NULL;
 	c->cmd->context = NULL;
+	if (c->input_full) {
+		/* for whoever reads next */
+		i_stream_set_input_pending(client->input, TRUE);
+	}
 }
 
 /* Always followed by returning TRUE from the step, which frees the command. */
@@ -259,6 +261,20 @@ static void long_command_watch_hangup(struct long_command *c)
 	client->io = io_add(client->fd_in, IO_ERROR, long_command_hangup, c);
 }
 
+/* What is behind a full buffer may be here already, decompressed: no event will
+   tell of it. Not before there is room for it, or the ioloop would call us for
+   ever. */
+static void long_command_read_on(struct long_command *c)
+{
+	struct istream *input = c->lc.client->input;
+
+	if (c->input_full && i_stream_get_data_size(input) <
+	    i_stream_get_max_buffer_size(input)) {
+		c->input_full = FALSE;
+		i_stream_set_input_pending(input, TRUE);
+	}
+}
+
 static bool long_command_wait(struct long_command *c)
 {
 	struct client *client = c->lc.client;
@@ -281,6 +297,7 @@ static bool long_command_wait(struct long_command *c)
 		io_remove(&client->io);
 		client->io = io_add_istream(client->input,
 					    long_command_input, c);
+		long_command_read_on(c);
 	}
 	return FALSE;
 }
