@@ -164,6 +164,7 @@ class Server:
         self.root = tempfile.mkdtemp(prefix="dt-", dir="/tmp")
         self.port = port or free_ports()
         self.tls_port = self.port + 850
+        self.tls = tls
         self.wrapper = wrapper or os.environ.get("DOVETAIL_WRAPPER")
         self.process = None
         self.clients = []
@@ -282,14 +283,16 @@ class Server:
         deadline = time.monotonic() + 30
         while True:
             try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
+                # the port that is listened on last
+                port = self.tls_port if self.tls else self.port
+                socket.create_connection(("127.0.0.1", port), timeout=5).close()
                 return
             except OSError:
                 if self.process.poll() is not None:
                     output = self.process.stdout.read().decode(errors="replace")
                     raise ServerError("Dovecot did not start: " + (output + self.log()).strip()) from None
                 if time.monotonic() > deadline:
-                    raise ServerError("Dovecot does not listen on port %d" % self.port) from None
+                    raise ServerError("Dovecot does not listen on port %d" % port) from None
                 time.sleep(0.01)
 
     def processes(self):
