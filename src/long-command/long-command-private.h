@@ -110,7 +110,8 @@ struct long_command {
 	/* no more input is for this command */
 	bool done:1;
 	bool mailbox_watched:1;
-	bool keepalive_wanted:1;
+	/* client->io was replaced / is the one that reads for this command */
+	bool io_taken:1, reading:1;
 };
 
 /* The first call of a command's func. */
@@ -121,8 +122,10 @@ bool long_command_start(struct client_command_context *cmd,
 void long_command_other_executed(struct client_command_context *cmd);
 
 /* Something happened outside the session's own I/O: marks the command and runs
-   it from a timeout in its own user's context. */
-void long_command_wake(struct long_command *cmd);
+   it in its own user's context, now or from a timeout. Must be the last thing
+   in an I/O or timeout callback: with run_now the command may be gone, and
+   another user's context be active than before. */
+void long_command_wake(struct long_command *cmd, bool run_now);
 /* Runs the command from a timeout. */
 void long_command_run_later(struct long_command *c);
 /* FALSE: the output is full, after having tried to send it. */

@@ -22,6 +22,8 @@
 #include <sys/stat.h>
 
 #define LONG_COMMAND_POLL_MSECS 1000
+/* After an event it is looked at this soon. */
+#define LONG_COMMAND_VERIFY_MSECS 1000
 
 struct long_command_watch {
 	struct long_command_watch *prev, *next;
@@ -34,6 +36,8 @@ struct long_command_watch {
 	/* the file that io watches; 0 if there is none */
 	uint64_t ino;
 	uint32_t dev_major, dev_minor;
+	/* an event has come since the last look */
+	bool verify_soon;
 };
 
 static struct long_command_watch *long_command_watches = NULL;
@@ -52,13 +56,25 @@ watch_get_file(const struct long_command_watch *watch, struct statx *st_r)
 		i_zero(st_r);
 }
 
+static void
+watch_check_after(struct long_command_watch *watch, unsigned int msecs)
+{
+	timeout_remove(&watch->to);
+	watch->to = timeout_add(msecs, watch_check, watch);
+}
+
+static unsigned int watch_interval(const struct long_command_watch *watch)
+{
+	return watch->io != NULL ? watch->check_interval_msecs :
+		I_MIN(LONG_COMMAND_POLL_MSECS, watch->check_interval_msecs);
+}
+
 static void watch_start(struct long_command_watch *watch)
 {
 	enum io_notify_result result;
 	struct statx st;
 
 	io_remove(&watch->io);
-	timeout_remove(&watch->to);
 	/* this first: if the file is replaced in between, the next check sees
 	   another file than this one */
 	watch_get_file(watch, &st);
@@ -71,11 +87,6 @@ static void watch_start(struct long_command_watch *watch)
 		i_warning("imap-long-command: No inotify watch for %s: "
 			  "checking it once a second instead", watch->path);
 	}
-	watch->to = timeout_add(result == IO_NOTIFY_ADDED ?
-				watch->check_interval_msecs :
-				I_MIN(LONG_COMMAND_POLL_MSECS,
-				      watch->check_interval_msecs),
-				watch_check, watch);
 }
 
 static void watch_verify(struct long_command_watch *watch)
@@ -89,23 +100,48 @@ static void watch_verify(struct long_command_watch *watch)
 		watch_start(watch);
 }
 
+/* The watch outlives each user's session, so its I/O and timeout must be in
+   nobody's context. */
+static void watch_leave_context(void)
+{
+	struct ioloop_context *ctx =
+		io_loop_get_current_context(current_ioloop);
+
+	if (ctx != NULL)
+		io_loop_context_deactivate(ctx);
+}
+
+/* The watch may be gone afterwards. */
 static void watch_wake_all(struct long_command_watch *watch)
 {
+	/* of several, one that runs may end others */
+	bool run_now = array_count(&watch->commands) == 1;
 	struct long_command *cmd;
 
-	array_foreach_elem(&watch->commands, cmd)
-		long_command_wake(cmd);
+	array_foreach_elem(&watch->commands, cmd) {
+		long_command_wake(cmd, run_now);
+		if (run_now)
+			break;
+	}
 }
 
 static void watch_event(struct long_command_watch *watch)
 {
-	watch_verify(watch);
+	watch_leave_context();
+	if (!watch->verify_soon) {
+		/* not now: it must not hold up what the event is about */
+		watch->verify_soon = TRUE;
+		watch_check_after(watch, LONG_COMMAND_VERIFY_MSECS);
+	}
 	watch_wake_all(watch);
 }
 
 static void watch_check(struct long_command_watch *watch)
 {
+	watch_leave_context();
+	watch->verify_soon = FALSE;
 	watch_verify(watch);
+	watch_check_after(watch, watch_interval(watch));
 	watch_wake_all(watch);
 }
 
@@ -125,10 +161,9 @@ long_command_watch_add(struct long_command *cmd, const char *path,
 		watch->check_interval_msecs = check_interval_msecs;
 		i_array_init(&watch->commands, 4);
 		DLLIST_PREPEND(&long_command_watches, watch);
-		/* it outlives this user's session */
-		if (ctx != NULL)
-			io_loop_context_deactivate(ctx);
+		watch_leave_context();
 		watch_start(watch);
+		watch_check_after(watch, watch_interval(watch));
 		if (ctx != NULL)
 			io_loop_context_activate(ctx);
 	}

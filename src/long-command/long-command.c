@@ -77,10 +77,8 @@ void long_command_run_later(struct long_command *c)
 		c->to_run = timeout_add_short(0, long_command_run_timeout, c);
 }
 
-void long_command_wake(struct long_command *c)
+void long_command_wake(struct long_command *c, bool run_now)
 {
-	struct mail_storage_service_user *service_user =
-		c->lc.client->service_user;
 	struct ioloop_context *ctx =
 		io_loop_get_current_context(current_ioloop);
 
@@ -89,14 +87,15 @@ void long_command_wake(struct long_command *c)
 		/* will run anyway, the latter when there is room again */
 		return;
 	}
-	/* the caller may be in another user's context */
+	/* The caller may be in another user's context. Afterwards the ioloop
+	   leaves whichever is active; this one may be gone. */
 	if (ctx != NULL)
 		io_loop_context_deactivate(ctx);
-	mail_storage_service_io_activate_user(service_user);
-	long_command_run_later(c);
-	mail_storage_service_io_deactivate_user(service_user);
-	if (ctx != NULL)
-		io_loop_context_activate(ctx);
+	mail_storage_service_io_activate_user(c->lc.client->service_user);
+	if (run_now)
+		long_command_run(c);
+	else
+		long_command_run_later(c);
 }
 
 static bool long_command_is_aside(struct long_command *c)
@@ -187,8 +186,10 @@ static void long_command_detach(struct long_command *c)
 	}
 	if (c->mailbox_watched && client->mailbox != NULL)
 		mailbox_notify_changes_stop(client->mailbox);
-	/* ours or nobody's: core adds its own when it needs it */
-	io_remove(&client->io);
+	if (c->io_taken) {
+		/* core adds its own when it needs it */
+		io_remove(&client->io);
+	}
 	if (client->output_cmd_lock == c->cmd)
 		client->output_cmd_lock = NULL;
 	c->cmd->context = NULL;
@@ -259,6 +260,20 @@ static void long_command_watch_hangup(struct long_command *c)
 
 	io_remove(&client->io);
 	client->io = io_add(client->fd_in, IO_ERROR, long_command_hangup, c);
+	c->io_taken = TRUE;
+	c->reading = FALSE;
+}
+
+static void long_command_watch_input(struct long_command *c)
+{
+	struct client *client = c->lc.client;
+
+	if (c->reading && client->io != NULL)
+		return;
+	io_remove(&client->io);
+	client->io = io_add_istream(client->input, long_command_input, c);
+	c->io_taken = TRUE;
+	c->reading = TRUE;
 }
 
 /* What is behind a full buffer may be here already, decompressed: no event will
@@ -294,9 +309,7 @@ static bool long_command_wait(struct long_command *c)
 		/* what follows is the next command */
 		long_command_watch_hangup(c);
 	} else {
-		io_remove(&client->io);
-		client->io = io_add_istream(client->input,
-					    long_command_input, c);
+		long_command_watch_input(c);
 		long_command_read_on(c);
 	}
 	return FALSE;
@@ -712,7 +725,9 @@ void long_command_other_executed(struct client_command_context *cmd)
 
 	for (c = long_commands; c != NULL; c = c->next) {
 		if (c->lc.client == cmd->client && c->cmd != cmd &&
-		    !cmd->client->disconnected)
+		    !cmd->client->disconnected) {
+			c->reading = FALSE;
 			long_command_run_later(c);
+		}
 	}
 }

@@ -1,10 +1,15 @@
 """What the tests of the long-command framework share: the plugin's commands (plugin/long-command-test.c),
 their lines in the log, and looking at imap processes from outside."""
 
+import fcntl
 import os
 import re
+import struct
+import termios
 import time
 from collections import Counter
+
+from harness.server import imap_pid
 
 ROW = 1024
 MESSAGE = b"Subject: hello\r\n\r\nworld\r\n"
@@ -71,6 +76,22 @@ def assert_quiet(pids, bystander):
     bystander.expect(rb"\* XTEST TIMER")
     for pid, seconds in before.items():
         assert not alive(pid) or cpu_seconds(pid) - seconds < 0.3, "process %d spins" % pid
+
+
+def await_blocked(client):
+    """Until the imap process rests although the client has not read what it sent. (Its commands need not know: a
+    compressing stream can fill the output when it is flushed, between two calls of a command.)"""
+    pid = imap_pid(client.sock)
+    end = time.monotonic() + 30
+    before = None
+    while True:
+        unread = struct.unpack("i", fcntl.ioctl(client.sock.fileno(), termios.FIONREAD, b"\0" * 4))[0]
+        now = unread, cpu_seconds(pid)
+        if unread > 0 and now == before:
+            return
+        assert time.monotonic() < end, "%d octets unread, and not blocked" % unread
+        before = now
+        time.sleep(0.05)
 
 
 # -- what happens outside --------------------------------------------------------------------------

@@ -6,8 +6,8 @@ import zlib
 
 import pytest
 
-from lifecycle import (MESSAGE, ROW, assert_rows, await_finish, await_log, check_balance, make_wake, reply, rows,
-                       sane, settings, wake)
+from lifecycle import (MESSAGE, ROW, assert_rows, await_blocked, await_finish, await_log, check_balance, make_wake,
+                       reply, rows, sane, settings, wake)
 from metasync import ask
 
 MUCH = 8000000
@@ -124,7 +124,7 @@ def test_a_compressed_connection_ends(compressing, c, state, end, user):
     name = ("%s-%s" % (state, end)).encode()
     waiting(c, b"WATCH NAME %s %s" % (name, b"OUT %d" % (2 * MUCH) if state == "blocked" else b""))
     if state == "blocked":
-        await_log(compressing, "xtest blocked %s\n" % name.decode())
+        await_blocked(c)
     getattr(c, end)()
     wake(compressing, user)
     if end == "half_close":
