@@ -5,6 +5,7 @@
    Only src/store includes this.
 
    store.c                 settings, errors, names, filters
+   store-vfs.c             a commit's writes to the WAL in one piece
    store-dir.c             the directory and its files: safety, identity, wake
    store-sqlite.c          statements, errors, transactions, the meta row
    store-sqlite-open.c     opening, schema, identity, closing
@@ -121,6 +122,11 @@ enum store_status store_wake_open(struct store *store,
 				  struct store_error *error_r);
 /* Tells the waiting sessions. Never fails the caller: the commit is done. */
 void store_wake(struct store *store);
+
+/* -- store-vfs.c */
+/* Registers the VFS with which databases are opened, the first time. Returns its
+   name, or NULL, which means SQLite's default to it, on failure. */
+const char *store_vfs_register(void);
 
 /* -- store-sqlite.c */
 /* Maps the database's last error. what: "commit", "read" ... */

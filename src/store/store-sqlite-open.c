@@ -277,7 +277,7 @@ open_db(struct store *store, struct store_error *error_r)
 
 	if (sqlite3_open_v2(store->db_path, &store->db, SQLITE_OPEN_READWRITE |
 			    SQLITE_OPEN_NOFOLLOW | SQLITE_OPEN_NOMUTEX,
-			    NULL) != SQLITE_OK)
+			    store_vfs_register()) != SQLITE_OK)
 		return store_sql_error(store, "open", error_r);
 	(void)sqlite3_extended_result_codes(store->db, 1);
 	(void)sqlite3_busy_handler(store->db, store_busy_handler, store);

@@ -6,7 +6,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sqlite3.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/inotify.h>
 #include <sys/stat.h>
@@ -416,6 +418,114 @@ static uint32_t wake_events(int fd)
 	return mask;
 }
 
+static off_t size_of(const char *path)
+{
+	struct stat st;
+
+	assert_int_equal(stat(path, &st), 0);
+	return st.st_size;
+}
+
+/* What is written to a WAL in a row goes out together, before anything else. */
+static void test_wal_in_one_piece(void **state)
+{
+	enum { LARGE = 100000 };
+	static char large[LARGE];
+	const sqlite3_io_methods *m;
+	struct fixture *f = *state;
+	const char *path = path_of(f, "store.db-other");
+	sqlite3_vfs *vfs = sqlite3_vfs_find("dovetail-wal");
+	sqlite3_file *file;
+	sqlite3_int64 size;
+	char data[16];
+
+	assert_non_null(vfs);
+	file = calloc(1, vfs->szOsFile);
+	assert_int_equal(vfs->xOpen(vfs, path, file, SQLITE_OPEN_WAL |
+				    SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE,
+				    NULL), SQLITE_OK);
+	m = file->pMethods;
+	assert_int_equal(m->xWrite(file, "abc", 3, 0), SQLITE_OK);
+	assert_int_equal(m->xWrite(file, "def", 3, 3), SQLITE_OK);
+	assert_int_equal(size_of(path), 0);
+	assert_int_equal(m->xRead(file, data, 6, 0), SQLITE_OK);
+	assert_memory_equal(data, "abcdef", 6);
+	assert_int_equal(m->xWrite(file, "gh", 2, 6), SQLITE_OK);
+	assert_int_equal(m->xFileSize(file, &size), SQLITE_OK);
+	assert_int_equal(size, 8);
+	assert_int_equal(m->xWrite(file, "ij", 2, 8), SQLITE_OK);
+	assert_int_equal(m->xTruncate(file, 9), SQLITE_OK);
+	assert_int_equal(m->xSync(file, SQLITE_SYNC_NORMAL), SQLITE_OK);
+	assert_int_equal(size_of(path), 9);
+	/* over what is there, and back */
+	assert_int_equal(m->xWrite(file, "k", 1, 9), SQLITE_OK);
+	assert_int_equal(m->xWrite(file, "X", 1, 1), SQLITE_OK);
+	assert_int_equal(size_of(path), 10);
+	assert_int_equal(m->xSync(file, SQLITE_SYNC_NORMAL), SQLITE_OK);
+	assert_int_equal(m->xRead(file, data, 10, 0), SQLITE_OK);
+	assert_memory_equal(data, "aXcdefghik", 10);
+	/* larger than the buffer, behind something in it */
+	memset(large, 'l', LARGE);
+	assert_int_equal(m->xWrite(file, "m", 1, 10), SQLITE_OK);
+	assert_int_equal(m->xWrite(file, large, LARGE, 11), SQLITE_OK);
+	assert_int_equal(size_of(path), 11 + LARGE);
+	assert_int_equal(m->xWrite(file, "n", 1, 11 + LARGE), SQLITE_OK);
+	assert_int_equal(m->xClose(file), SQLITE_OK);
+	assert_int_equal(size_of(path), 12 + LARGE);
+	free(file);
+	assert_int_equal(unlink(path), 0);
+}
+
+static bool same_value(const struct store_entry *entry, void *context)
+{
+	const struct store_change *change = context;
+
+	assert_int_equal(entry->value_size, change->value_size);
+	assert_memory_equal(entry->value, change->value, change->value_size);
+	return true;
+}
+
+/* More than the page cache holds: pages go to the WAL in the middle of the
+   transaction, come back from it, are changed and go there again. */
+static void test_set_larger_than_the_cache(void **state)
+{
+	enum { COUNT = 100, ROUNDS = 3, SIZE = 30000, ALL = 5000 };
+	struct fixture *f = *state;
+	struct store_change changes[COUNT];
+	static char names[COUNT][32], values[COUNT][SIZE];
+	unsigned int round, i;
+
+	sql(f, "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n"
+	    " WHERE i < 5000) INSERT INTO entry(modseq, mailbox, name, size,"
+	    " value) SELECT 2, '', '/private/' || i, 1, x'31' FROM n;"
+	    "UPDATE meta SET modseq = 2, entries = 5000,"
+	    " bytes = (SELECT sum(size + length(name)) FROM entry)");
+	for (round = 0; round < ROUNDS; round++) {
+		memset(changes, 0, sizeof(changes));
+		for (i = 0; i < COUNT; i++) {
+			(void)snprintf(names[i], sizeof(names[i]),
+				       "/private/%u", i * 7919 % ALL + 1);
+			memset(values[i], 'a' + (round + i) % 26, SIZE);
+			changes[i].mailbox = "";
+			changes[i].name = names[i];
+			changes[i].value = values[i];
+			changes[i].value_size = SIZE;
+		}
+		assert_int_equal(store_apply(f->store, changes, COUNT, &always,
+					     &f->pos, NULL, &f->error),
+				 STORE_OK);
+		must_check(f);
+		for (i = 0; i < COUNT; i++) {
+			const struct store_key key = { "", names[i] };
+
+			assert_int_equal(store_get(f->store, &key, 1,
+						   same_value, &changes[i],
+						   &f->pos, &f->error),
+					 STORE_OK);
+		}
+	}
+}
+
 static void test_wake(void **state)
 {
 	struct fixture *f = *state;
@@ -507,6 +617,8 @@ int main(void)
 		T(test_limit_entries),
 		T(test_limit_bytes),
 		T(test_big_value),
+		T(test_wal_in_one_piece),
+		T(test_set_larger_than_the_cache),
 		T(test_wake),
 		T(test_wake_removed),
 		T(test_wake_fails),
