@@ -4,9 +4,11 @@
 
        bench-driver BLOCKS NAME:KIND:N:PORT:WHO:ENTRIES …
 
-   measures N samples of each subject in turn, BLOCKS times over, so that what
-   else the machine does hits all of them alike; and prints "NAME seconds" for
-   each sample in the end. A block more is measured first and forgotten.
+   prints "writer|reader CLIENT-PORT SERVER-PORT" for each connection that it has
+   opened, then "ready", and waits for a line on its standard input. Measures N
+   samples of each subject in turn, BLOCKS times over, so that what else the
+   machine does hits all of them alike; and prints "NAME seconds" for each
+   sample in the end. A block more is measured first and forgotten.
    WHO is the user; for the floor's kinds the port of its reader. */
 
 #include <arpa/inet.h>
@@ -341,6 +343,20 @@ subject_parse(struct subject *subject, char *text, unsigned int blocks)
 		fail("out of memory");
 }
 
+static void print_connection(const char *role, const struct conn *conn)
+{
+	struct sockaddr_in client, server;
+	socklen_t size = sizeof(client);
+
+	if (conn == NULL)
+		return;
+	if (getsockname(conn->fd, (struct sockaddr *)&client, &size) < 0 ||
+	    getpeername(conn->fd, (struct sockaddr *)&server, &size) < 0)
+		fail("getsockname: %s", strerror(errno));
+	printf("%s %u %u\n", role, ntohs(client.sin_port),
+	       ntohs(server.sin_port));
+}
+
 static void run_block(struct subject *subject, bool keep)
 {
 	unsigned int i;
@@ -367,7 +383,13 @@ int main(int argc, char *argv[])
 	for (i = 0; i < count; i++) {
 		subject_parse(&subjects[i], argv[i + 2], blocks);
 		subjects[i].kind->open(&subjects[i]);
+		print_connection("writer", subjects[i].writer);
+		print_connection("reader", subjects[i].reader);
 	}
+	printf("ready\n");
+	fflush(stdout);
+	if (getchar() == EOF)
+		return 1;
 	for (i = 0; i <= blocks; i++) {
 		for (j = 0; j < count; j++)
 			run_block(&subjects[j], i > 0);

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import tempfile
 
-from harness.server import BUILD, Server
+from harness.server import BUILD, Server, connection_pid
 
 VALUE = b"x" * 100
 
@@ -115,13 +115,37 @@ def floor(server):
         shutil.rmtree(directory)
 
 
-def drive(blocks, *subjects):
-    """Runs bench-driver on (name, kind, samples per block, port, who, entries); returns name → seconds."""
+def place(driver, connections):
+    """Gives each process a processor: the clients (driver) the first one, the processes at the readers' connections
+    another one, the writers' one of their own, or the clients' if there are but two."""
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < 2:
+        return
+    cpu = {"writer": cpus[1 if len(cpus) > 2 else 0], "reader": cpus[2 if len(cpus) > 2 else 1]}
+    os.sched_setaffinity(driver, {cpus[0]})
+    for role, client_port, server_port in connections:
+        os.sched_setaffinity(connection_pid(client_port, server_port), {cpu[role]})
+
+
+def drive(blocks, *subjects, placed=False):
+    """Runs bench-driver on (name, kind, samples per block, port, who, entries), with place() if placed; returns
+    name → seconds."""
     command = [os.path.join(BUILD, "bench", "bench-driver"), str(blocks)]
     command += [":".join(map(str, subject)) for subject in subjects]
-    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-    samples = {}
-    for line in output.splitlines():
-        name, seconds = line.split()
-        samples.setdefault(name, []).append(float(seconds))
+    samples, connections = {}, []
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as driver:
+        for line in driver.stdout:
+            if line == "ready\n":
+                break
+            role, client_port, server_port = line.split()
+            connections.append((role, int(client_port), int(server_port)))
+        if placed:
+            place(driver.pid, connections)
+        driver.stdin.write("go\n")
+        driver.stdin.close()
+        for line in driver.stdout:
+            name, seconds = line.split()
+            samples.setdefault(name, []).append(float(seconds))
+    if driver.returncode != 0:
+        raise subprocess.CalledProcessError(driver.returncode, command)
     return samples

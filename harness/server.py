@@ -113,10 +113,9 @@ exec valgrind -q --vgdb=no --leak-check=full --errors-for-leak-kinds=definite --
 }
 
 
-def imap_pid(connection_socket):
-    """The process that has the server's end of a connection: imap, once imap-login has handed it on."""
-    mine, theirs = (":%04X" % address[1] for address in
-                    (connection_socket.getsockname(), connection_socket.getpeername()))
+def connection_pid(client_port, server_port):
+    """The process that has the server's end of a connection on loopback."""
+    mine, theirs = (":%04X" % port for port in (client_port, server_port))
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         with open("/proc/net/tcp") as f:
@@ -129,6 +128,11 @@ def imap_pid(connection_socket):
                         if os.readlink("/proc/%s/fd/%s" % (pid, fd)) in ["socket:[%s]" % i for i in inodes]:
                             return int(pid)
     raise LookupError("no process has the connection")
+
+
+def imap_pid(connection_socket):
+    """The process that has the server's end of a connection: imap, once imap-login has handed it on."""
+    return connection_pid(connection_socket.getsockname()[1], connection_socket.getpeername()[1])
 
 
 class ServerError(RuntimeError):
