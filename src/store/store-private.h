@@ -21,9 +21,9 @@
 #define STORE_NAME_MAX_SIZE 1024
 /* Frames in the WAL after which store_idle() makes a checkpoint, and those
    after which the writer makes it at once because nobody calls store_idle(). */
-#define STORE_CHECKPOINT_FRAMES 200
+#define STORE_CHECKPOINT_FRAMES 400
 #define STORE_CHECKPOINT_FRAMES_MAX 2000
-/* The WAL's size from the start; room for about 250 frames. */
+/* The WAL's size from the start; room for about 500 frames. */
 #define STORE_WAL_SIZE (1024 * 1024)
 /* An epoch is drawn at most this often on a client's word. */
 #define STORE_EPOCH_INTERVAL_SECS 60

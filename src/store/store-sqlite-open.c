@@ -56,8 +56,10 @@ static const char schema_sql[] =
 "PRAGMA user_version = " STRINGIFY(SCHEMA_VERSION) ";";
 
 /* No wal_autocheckpoint here: it would take the place of our wal_hook().
+   page_size: a commit writes whole pages, three for a small entry.
    secure_delete: what the user removed shall not stay in the file. */
 static const char connection_sql[] =
+"PRAGMA page_size = 2048;"
 "PRAGMA synchronous = FULL;"
 "PRAGMA cache_size = -512;"
 "PRAGMA temp_store = MEMORY;"
