@@ -10,8 +10,15 @@
 #define METASYNC_CONTEXT(obj) \
 	MODULE_CONTEXT_REQUIRE(obj, metasync_storage_module)
 
-static MODULE_CONTEXT_DEFINE_INIT(metasync_storage_module,
-				  &mail_storage_module_register);
+struct metasync_storage_module metasync_storage_module =
+	MODULE_CONTEXT_INIT(&mail_storage_module_register);
+
+const struct mailbox_vfuncs *metasync_mailbox_super(struct mailbox *box)
+{
+	union mailbox_module_context *mbox = METASYNC_CONTEXT(box);
+
+	return &mbox->super;
+}
 
 bool metasync_namespace_is_own(const struct mail_namespace *ns)
 {
@@ -70,8 +77,8 @@ metasync_search(struct store *store, const char *vname, char separator,
 
 /* -- renaming and deleting ------------------------------------------------- */
 
-/* The name in the store: Dovecot's commands don't resolve aliases. */
-static const char *metasync_mailbox_name(struct mailbox *box, char *separator_r)
+/* Dovecot's commands don't resolve aliases. */
+const char *metasync_mailbox_name(struct mailbox *box, char *separator_r)
 {
 	struct mail_namespace *ns = mailbox_get_namespace(box);
 
@@ -197,6 +204,13 @@ void metasync_mailbox_allocated(struct mailbox *box)
 	box->vlast = &mbox->super;
 	v->rename_box = metasync_mailbox_rename;
 	v->delete_box = metasync_mailbox_delete;
+	v->attribute_set = metasync_attribute_set;
+	v->attribute_get = metasync_attribute_get;
+	v->attribute_iter_init = metasync_attribute_iter_init;
+	v->attribute_iter_next = metasync_attribute_iter_next;
+	v->attribute_iter_deinit = metasync_attribute_iter_deinit;
+	v->transaction_commit = metasync_transaction_commit;
+	v->transaction_rollback = metasync_transaction_rollback;
 	MODULE_CONTEXT_SET_SELF(box, metasync_storage_module, mbox);
 }
 

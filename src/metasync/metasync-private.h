@@ -23,6 +23,9 @@ struct metasync_user {
 	/* name -> GUID of those that were compared when a command named them */
 	HASH_TABLE(char *, uint8_t *) checked_mailboxes;
 
+	/* the entry that an iteration has just returned; NULL: none */
+	const struct metasync_attribute *iterated;
+
 	/* the error logged last, and when */
 	struct store_error logged;
 	time_t logged_at;
@@ -54,6 +57,33 @@ metasync_mailbox_lookup(struct mailbox *box, guid_128_t guid_r);
 /* Compares all mailboxes that the open store knows with those that exist. Returns
    FALSE if the store failed (logged). */
 bool metasync_mailboxes_heal(struct metasync_user *muser);
+
+/* Modules' contexts of mailboxes (all that metasync_mailbox_allocated() took)
+   and of their transactions. */
+extern MODULE_CONTEXT_DEFINE(metasync_storage_module,
+			     &mail_storage_module_register);
+const struct mailbox_vfuncs *metasync_mailbox_super(struct mailbox *box);
+/* The mailbox's name in the store, for the user's own (data stack). */
+const char *metasync_mailbox_name(struct mailbox *box, char *separator_r);
+
+/* Dovecot's mailbox attributes; see metasync-attribute.c. */
+int metasync_attribute_set(struct mailbox_transaction_context *t,
+			   enum mail_attribute_type type_flags,
+			   const char *key,
+			   const struct mail_attribute_value *value);
+int metasync_attribute_get(struct mailbox *box,
+			   enum mail_attribute_type type_flags,
+			   const char *key,
+			   struct mail_attribute_value *value_r);
+struct mailbox_attribute_iter *
+metasync_attribute_iter_init(struct mailbox *box,
+			     enum mail_attribute_type type_flags,
+			     const char *prefix);
+const char *metasync_attribute_iter_next(struct mailbox_attribute_iter *iter);
+int metasync_attribute_iter_deinit(struct mailbox_attribute_iter *iter);
+int metasync_transaction_commit(struct mailbox_transaction_context *t,
+				struct mail_transaction_commit_changes *changes_r);
+void metasync_transaction_rollback(struct mailbox_transaction_context *t);
 
 void metasync_mail_user_created(struct mail_user *user);
 void metasync_mailbox_allocated(struct mailbox *box);
