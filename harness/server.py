@@ -56,6 +56,7 @@ userdb {{
 mail_location = {mail_location}
 mail_plugins = {mail_plugins}
 protocol imap {{
+  imap_metadata = yes
   mail_plugins = $mail_plugins {imap_plugins}
 }}
 plugin {{

@@ -107,6 +107,8 @@ xmetaset_apply(struct xmetaset_context *ctx,
 	switch (store_apply(ctx->store, set->changes, set->count,
 			    &set->condition, &pos, lost, &error)) {
 	case STORE_OK:
+		metasync_user_changed(lc->client->user, set->changes,
+				      set->count);
 		imap_long_command_end(lc, t_strdup_printf(
 			"OK [XMETASET (%u %"PRIu64")] XMETASET completed.",
 			pos.epoch, pos.modseq));

@@ -3,17 +3,30 @@
 
 #include "imap-metasync.h"
 #include "module-dir.h"
+#include "mail-storage-settings.h"
 #include "imap-metasync-plugin.h"
 
 static struct module *imap_metasync_module;
 static imap_client_created_func_t *next_hook_client_created;
 
+/* Core does it only where a dictionary for attributes is set. */
+static void imap_metasync_add_metadata(struct client *client)
+{
+	const struct mail_storage_settings *set =
+		mail_user_set_get_storage_set(client->user);
+
+	if (client->set->imap_metadata && *set->mail_attribute_dict == '\0')
+		client_add_capability(client, "METADATA");
+}
+
 static void imap_metasync_client_created(struct client **client)
 {
 	if (mail_user_is_plugin_loaded((*client)->user,
 				       imap_metasync_module) &&
-	    metasync_user_is_enabled((*client)->user))
+	    metasync_user_is_enabled((*client)->user)) {
 		client_add_capability(*client, "XMETASYNC");
+		imap_metasync_add_metadata(*client);
+	}
 
 	if (next_hook_client_created != NULL)
 		next_hook_client_created(client);

@@ -4,10 +4,20 @@
 /* Shared by the files of this folder only. */
 
 #include "lib.h"
+#include "array.h"
 #include "guid.h"
 #include "hash.h"
 #include "mail-storage-private.h"
 #include "metasync.h"
+
+/* An attribute that has changed; see metasync-note.c. */
+struct metasync_note {
+	const char *mailbox, *key;
+	unsigned int seq;
+	bool pvt, removed;
+	size_t size;
+	time_t time;
+};
 
 struct metasync_user {
 	union mail_user_module_context module_ctx;
@@ -22,6 +32,11 @@ struct metasync_user {
 	bool mailboxes_healed;
 	/* name -> GUID of those that were compared when a command named them */
 	HASH_TABLE(char *, uint8_t *) checked_mailboxes;
+
+	/* for dsync, until to_notes fires; no pool: none */
+	pool_t notes_pool;
+	ARRAY(struct metasync_note) notes;
+	struct timeout *to_notes;
 
 	/* the entry that an iteration has just returned; NULL: none */
 	const struct metasync_attribute *iterated;
@@ -84,6 +99,9 @@ int metasync_attribute_iter_deinit(struct mailbox_attribute_iter *iter);
 int metasync_transaction_commit(struct mailbox_transaction_context *t,
 				struct mail_transaction_commit_changes *changes_r);
 void metasync_transaction_rollback(struct mailbox_transaction_context *t);
+
+/* Writes down what metasync_user_changed() has collected. */
+void metasync_notes_flush(struct metasync_user *muser);
 
 void metasync_mail_user_created(struct mail_user *user);
 void metasync_mailbox_allocated(struct mailbox *box);

@@ -199,7 +199,7 @@ int metasync_user_existing_store(struct metasync_user *muser,
 	*store_r = NULL;
 	if (muser->store == NULL &&
 	    stat(t_strconcat(muser->set.dir, "/store.db", NULL), &st) < 0 &&
-	    (errno == ENOENT || errno == ENOTDIR))
+	    errno == ENOENT)
 		return 0;
 	if (metasync_user_open(muser, error_r) < 0)
 		return -1;
@@ -238,6 +238,15 @@ void metasync_user_upkeep(struct mail_user *user)
 }
 
 /* -- the user -------------------------------------------------------------- */
+
+/* Mailboxes can still be opened. */
+static void metasync_user_deinit_pre(struct mail_user *user)
+{
+	struct metasync_user *muser = metasync_user_get(user);
+
+	metasync_notes_flush(muser);
+	muser->module_ctx.super.deinit_pre(user);
+}
 
 static void metasync_user_deinit(struct mail_user *user)
 {
@@ -292,6 +301,7 @@ void metasync_mail_user_created(struct mail_user *user)
 
 	muser->module_ctx.super = *v;
 	user->vlast = &muser->module_ctx.super;
+	v->deinit_pre = metasync_user_deinit_pre;
 	v->deinit = metasync_user_deinit;
 	MODULE_CONTEXT_SET(user, metasync_user_module, muser);
 }

@@ -31,6 +31,14 @@ const struct store_limits *metasync_user_limits(struct mail_user *user);
    runs from a timeout, after the reply has gone out. */
 void metasync_user_upkeep(struct mail_user *user);
 
+/* Call after store_apply() with a set that may have changed something: the
+   names are noted in the mailboxes' logs a moment later, where dsync looks for
+   them. changes are not kept. (Dovecot's own ways of setting attributes, and
+   renaming and deleting mailboxes, need no such call.) */
+void metasync_user_changed(struct mail_user *user,
+			   const struct store_change *changes,
+			   unsigned int count);
+
 /* Logs a store error for the operator, the same one again after a minute at the
    earliest. */
 void metasync_user_log(struct mail_user *user,
