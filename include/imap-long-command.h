@@ -32,6 +32,7 @@
 struct client;
 struct imap_arg;
 struct imap_long_command;
+struct imap_long_command_watch;
 
 /* Compatibility: a plugin that was built with the same major version and the
    same or an older minor version works. */
@@ -157,6 +158,21 @@ void imap_long_command_stop_timer(struct imap_long_command *lc,
    after this call. */
 void imap_long_command_watch_path(struct imap_long_command *lc,
 				  const char *path);
+/* The same for others than commands: callback(context) is called in client's
+   context, outside of any command, at any time between I/O; what it may write
+   then is its own business. Remove it before client is gone; in the callback,
+   too. */
+typedef void imap_long_command_watch_callback_t(void *context);
+struct imap_long_command_watch *
+imap_long_command_watch_add(struct client *client, const char *path,
+			    imap_long_command_watch_callback_t *callback,
+			    void *context);
+#define imap_long_command_watch_add(client, path, callback, context) \
+	imap_long_command_watch_add(client, path - \
+		CALLBACK_TYPECHECK(callback, void (*)(typeof(context))), \
+		(imap_long_command_watch_callback_t *)callback, context)
+/* Sets *watch to NULL. NULL is fine. */
+void imap_long_command_watch_remove(struct imap_long_command_watch **watch);
 /* Reports changes of the selected mailbox (if any) to the client, exactly as
    IDLE does. Needs def->uses_mailbox. */
 void imap_long_command_watch_mailbox(struct imap_long_command *lc);

@@ -26,6 +26,7 @@ static void imap_metasync_client_created(struct client **client)
 	    metasync_user_is_enabled((*client)->user)) {
 		client_add_capability(*client, "XMETASYNC");
 		imap_metasync_add_metadata(*client);
+		imap_metasync_announce_client(*client);
 	}
 
 	if (next_hook_client_created != NULL)
@@ -41,6 +42,7 @@ const char imap_metasync_plugin_binary_dependency[] = "imap";
 void imap_metasync_plugin_init(struct module *module)
 {
 	imap_metasync_module = module;
+	imap_metasync_announce_init();
 	imap_long_command_register(&imap_metasync_cmd_xmetasync);
 	imap_long_command_register(&imap_metasync_cmd_xmetaset);
 	next_hook_client_created =
@@ -52,4 +54,5 @@ void imap_metasync_plugin_deinit(void)
 	imap_client_created_hook_set(next_hook_client_created);
 	imap_long_command_unregister(&imap_metasync_cmd_xmetaset);
 	imap_long_command_unregister(&imap_metasync_cmd_xmetasync);
+	imap_metasync_announce_deinit();
 }

@@ -82,6 +82,18 @@ void imap_metasync_output_line(struct imap_metasync_output *output,
 /* Hands everything to the framework. Must be called at the end of a callback. */
 void imap_metasync_output_flush(struct imap_metasync_output *output);
 
+/* -- metasync-announce.c --------------------------------------------------- */
+
+void imap_metasync_announce_init(void);
+void imap_metasync_announce_deinit(void);
+/* For a new client whose user has the plugin. */
+void imap_metasync_announce_client(struct client *client);
+/* From XMETASYNC, after its marker at modseq: names of what has changed up to
+   there and is not watched, if the client did ENABLE METADATA. */
+void imap_metasync_announce_others(struct client *client,
+				   const struct store_filter *watched,
+				   uint64_t modseq);
+
 /* The tagged reply for a store's error (data stack). */
 const char *imap_metasync_error_reply(const struct store_error *error,
 				      const struct store_limits *limits);

@@ -94,9 +94,8 @@ void imap_long_command_watch_path(struct imap_long_command *lc,
 {
 	struct long_command *c = long_command_get(lc);
 
-	if (c->watch != NULL)
-		long_command_watch_remove(&c->watch, c);
-	c->watch = long_command_watch_add(c, path, c->set.check_interval_msecs);
+	imap_long_command_watch_remove(&c->watch);
+	c->watch = long_command_watch_add(c, path);
 }
 
 void imap_long_command_watch_mailbox(struct imap_long_command *lc)

@@ -38,17 +38,22 @@ long_command_def_find(const char *name)
 	i_unreached();
 }
 
+void long_command_settings_get(struct client *client,
+			       struct long_command_settings *set_r)
+{
+	set_r->output_timeout_msecs = long_command_setting(client,
+		"imap_long_command_output_timeout", 5*60*1000);
+	set_r->input_timeout_msecs = long_command_setting(client,
+		"imap_long_command_input_timeout", 30*60*1000);
+	set_r->check_interval_msecs = long_command_setting(client,
+		"imap_long_command_check_interval", 30*1000);
+}
+
 static bool long_command_func(struct client_command_context *cmd)
 {
-	const struct long_command_settings set = {
-		.output_timeout_msecs = long_command_setting(cmd->client,
-			"imap_long_command_output_timeout", 5*60*1000),
-		.input_timeout_msecs = long_command_setting(cmd->client,
-			"imap_long_command_input_timeout", 30*60*1000),
-		.check_interval_msecs = long_command_setting(cmd->client,
-			"imap_long_command_check_interval", 30*1000)
-	};
+	struct long_command_settings set;
 
+	long_command_settings_get(cmd->client, &set);
 	return long_command_start(cmd, long_command_def_find(cmd->name), &set);
 }
 

@@ -11,7 +11,6 @@ struct imap_parser;
 struct imap_sync_context;
 struct long_command;
 struct long_command_args;
-struct long_command_watch;
 
 /* -- long-command-args.c: a command line with its literals ---------------- */
 
@@ -51,12 +50,10 @@ int long_command_args_parse(struct long_command_args *args,
 
 /* -- long-command-watch.c: one inotify watch per path and process --------- */
 
-/* Calls long_command_wake() when path changes or may have changed. */
-struct long_command_watch *
-long_command_watch_add(struct long_command *cmd, const char *path,
-		       unsigned int check_interval_msecs);
-void long_command_watch_remove(struct long_command_watch **watch,
-			       struct long_command *cmd);
+/* Calls long_command_wake() when path changes or may have changed. Removed by
+   imap_long_command_watch_remove(). */
+struct imap_long_command_watch *
+long_command_watch_add(struct long_command *cmd, const char *path);
 
 /* -- long-command.c: the life of a command -------------------------------- */
 
@@ -71,6 +68,10 @@ struct long_command_settings {
 	unsigned int input_timeout_msecs;
 	unsigned int check_interval_msecs;
 };
+
+/* -- long-command-plugin.c */
+void long_command_settings_get(struct client *client,
+			       struct long_command_settings *set_r);
 
 struct long_command_timer {
 	struct long_command *cmd;
@@ -88,7 +89,7 @@ struct long_command {
 	struct long_command_args *args;
 	struct imap_parser *parser;
 
-	struct long_command_watch *watch;
+	struct imap_long_command_watch *watch;
 	struct imap_sync_context *sync_ctx;
 	struct long_command_timer timers[IMAP_LONG_COMMAND_TIMERS];
 	struct timeout *to_run, *to_keepalive, *to_input, *to_output;

@@ -17,6 +17,7 @@
 #include "ioloop.h"
 #include "array.h"
 #include "llist.h"
+#include "mail-storage-service.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -25,10 +26,11 @@
 /* After an event it is looked at this soon. */
 #define LONG_COMMAND_VERIFY_MSECS 1000
 
-struct long_command_watch {
-	struct long_command_watch *prev, *next;
+/* A file, and who waits for it. */
+struct long_command_path {
+	struct long_command_path *prev, *next;
 	char *path;
-	ARRAY(struct long_command *) commands;
+	ARRAY(struct imap_long_command_watch *) watches;
 
 	struct io *io;
 	struct timeout *to;
@@ -40,64 +42,73 @@ struct long_command_watch {
 	bool verify_soon;
 };
 
-static struct long_command_watch *long_command_watches = NULL;
+struct imap_long_command_watch {
+	struct long_command_path *path;
+	/* a command, or else somebody with a callback */
+	struct long_command *cmd;
+	struct client *client;
+	imap_long_command_watch_callback_t *callback;
+	void *context;
+};
+
+static struct long_command_path *long_command_paths = NULL;
 static bool long_command_watch_warned = FALSE;
 
-static void watch_event(struct long_command_watch *watch);
-static void watch_check(struct long_command_watch *watch);
+static void watch_event(struct long_command_path *path);
+static void watch_check(struct long_command_path *path);
 
 /* Only which file it is: one whose times are looked at gets new ones with its
    next write (multigrain timestamps, Linux 6.13), and then the file system has
    more to write at each change. */
 static void
-watch_get_file(const struct long_command_watch *watch, struct statx *st_r)
+watch_get_file(const struct long_command_path *path, struct statx *st_r)
 {
-	if (statx(AT_FDCWD, watch->path, 0, STATX_INO, st_r) < 0)
+	if (statx(AT_FDCWD, path->path, 0, STATX_INO, st_r) < 0)
 		i_zero(st_r);
 }
 
 static void
-watch_check_after(struct long_command_watch *watch, unsigned int msecs)
+watch_check_after(struct long_command_path *path, unsigned int msecs)
 {
-	timeout_remove(&watch->to);
-	watch->to = timeout_add(msecs, watch_check, watch);
+	timeout_remove(&path->to);
+	path->to = timeout_add(msecs, watch_check, path);
 }
 
-static unsigned int watch_interval(const struct long_command_watch *watch)
+static unsigned int watch_interval(const struct long_command_path *path)
 {
-	return watch->io != NULL ? watch->check_interval_msecs :
-		I_MIN(LONG_COMMAND_POLL_MSECS, watch->check_interval_msecs);
+	return path->io != NULL ? path->check_interval_msecs :
+		I_MIN(LONG_COMMAND_POLL_MSECS, path->check_interval_msecs);
 }
 
-static void watch_start(struct long_command_watch *watch)
+static void watch_start(struct long_command_path *path)
 {
 	enum io_notify_result result;
 	struct statx st;
 
-	io_remove(&watch->io);
+	io_remove(&path->io);
 	/* this first: if the file is replaced in between, the next check sees
 	   another file than this one */
-	watch_get_file(watch, &st);
-	watch->ino = st.stx_ino;
-	watch->dev_major = st.stx_dev_major;
-	watch->dev_minor = st.stx_dev_minor;
-	result = io_add_notify(watch->path, watch_event, watch, &watch->io);
+	watch_get_file(path, &st);
+	path->ino = st.stx_ino;
+	path->dev_major = st.stx_dev_major;
+	path->dev_minor = st.stx_dev_minor;
+	result = io_add_notify(path->path, watch_event, path, &path->io);
 	if (result == IO_NOTIFY_NOSUPPORT && !long_command_watch_warned) {
 		long_command_watch_warned = TRUE;
 		i_warning("imap-long-command: No inotify watch for %s: "
-			  "checking it once a second instead", watch->path);
+			  "checking it once a second instead", path->path);
 	}
 }
 
-static void watch_verify(struct long_command_watch *watch)
+static void watch_verify(struct long_command_path *path)
 {
 	struct statx st;
 
-	watch_get_file(watch, &st);
-	if (watch->io == NULL || st.stx_ino == 0 ||
-	    st.stx_ino != watch->ino || st.stx_dev_major != watch->dev_major ||
-	    st.stx_dev_minor != watch->dev_minor)
-		watch_start(watch);
+	watch_get_file(path, &st);
+	if (path->io == NULL || st.stx_ino == 0 ||
+	    st.stx_ino != path->ino || st.stx_dev_major != path->dev_major ||
+	    st.stx_dev_minor != path->dev_minor)
+		watch_start(path);
 }
 
 /* The watch outlives each user's session, so its I/O and timeout must be in
@@ -111,87 +122,138 @@ static void watch_leave_context(void)
 		io_loop_context_deactivate(ctx);
 }
 
-/* The watch may be gone afterwards. */
-static void watch_wake_all(struct long_command_watch *watch)
+static void watch_wake(struct imap_long_command_watch *watch, bool only)
 {
-	/* of several, one that runs may end others */
-	bool run_now = array_count(&watch->commands) == 1;
-	struct long_command *cmd;
-
-	array_foreach_elem(&watch->commands, cmd) {
-		long_command_wake(cmd, run_now);
-		if (run_now)
-			break;
+	if (watch->cmd != NULL) {
+		/* of several, one that runs now may end others */
+		long_command_wake(watch->cmd, only);
+	} else {
+		watch_leave_context();
+		mail_storage_service_io_activate_user(
+			watch->client->service_user);
+		watch->callback(watch->context);
 	}
 }
 
-static void watch_event(struct long_command_watch *watch)
+/* The path may be gone afterwards. From the end, since a callback may remove
+   its own watch. */
+static void watch_wake_all(struct long_command_path *path)
+{
+	unsigned int i = array_count(&path->watches);
+	bool only = i == 1;
+
+	for (; i > 0; i--)
+		watch_wake(array_idx_elem(&path->watches, i - 1), only);
+}
+
+static void watch_event(struct long_command_path *path)
 {
 	watch_leave_context();
-	if (!watch->verify_soon) {
+	if (!path->verify_soon) {
 		/* not now: it must not hold up what the event is about */
-		watch->verify_soon = TRUE;
-		watch_check_after(watch, LONG_COMMAND_VERIFY_MSECS);
+		path->verify_soon = TRUE;
+		watch_check_after(path, LONG_COMMAND_VERIFY_MSECS);
 	}
-	watch_wake_all(watch);
+	watch_wake_all(path);
 }
 
-static void watch_check(struct long_command_watch *watch)
+static void watch_check(struct long_command_path *path)
 {
 	watch_leave_context();
-	watch->verify_soon = FALSE;
-	watch_verify(watch);
-	watch_check_after(watch, watch_interval(watch));
-	watch_wake_all(watch);
+	path->verify_soon = FALSE;
+	watch_verify(path);
+	watch_check_after(path, watch_interval(path));
+	watch_wake_all(path);
 }
 
-struct long_command_watch *
-long_command_watch_add(struct long_command *cmd, const char *path,
-		       unsigned int check_interval_msecs)
+static struct long_command_path *
+watch_get_path(const char *name, unsigned int check_interval_msecs)
 {
 	struct ioloop_context *ctx =
 		io_loop_get_current_context(current_ioloop);
-	struct long_command_watch *watch = long_command_watches;
+	struct long_command_path *path = long_command_paths;
 
-	while (watch != NULL && strcmp(watch->path, path) != 0)
-		watch = watch->next;
-	if (watch == NULL) {
-		watch = i_new(struct long_command_watch, 1);
-		watch->path = i_strdup(path);
-		watch->check_interval_msecs = check_interval_msecs;
-		i_array_init(&watch->commands, 4);
-		DLLIST_PREPEND(&long_command_watches, watch);
-		watch_leave_context();
-		watch_start(watch);
-		watch_check_after(watch, watch_interval(watch));
-		if (ctx != NULL)
-			io_loop_context_activate(ctx);
-	}
-	array_push_back(&watch->commands, &cmd);
+	while (path != NULL && strcmp(path->path, name) != 0)
+		path = path->next;
+	if (path != NULL)
+		return path;
+
+	path = i_new(struct long_command_path, 1);
+	path->path = i_strdup(name);
+	path->check_interval_msecs = check_interval_msecs;
+	i_array_init(&path->watches, 4);
+	DLLIST_PREPEND(&long_command_paths, path);
+	watch_leave_context();
+	watch_start(path);
+	watch_check_after(path, watch_interval(path));
+	if (ctx != NULL)
+		io_loop_context_activate(ctx);
+	return path;
+}
+
+static struct imap_long_command_watch *
+watch_add(const char *path, unsigned int check_interval_msecs)
+{
+	struct imap_long_command_watch *watch;
+
+	watch = i_new(struct imap_long_command_watch, 1);
+	watch->path = watch_get_path(path, check_interval_msecs);
+	array_push_back(&watch->path->watches, &watch);
 	return watch;
 }
 
-void long_command_watch_remove(struct long_command_watch **_watch,
-			       struct long_command *cmd)
+struct imap_long_command_watch *
+long_command_watch_add(struct long_command *cmd, const char *path)
 {
-	struct long_command_watch *watch = *_watch;
-	struct long_command *const *cmdp;
+	struct imap_long_command_watch *watch =
+		watch_add(path, cmd->set.check_interval_msecs);
 
+	watch->cmd = cmd;
+	return watch;
+}
+
+#undef imap_long_command_watch_add
+struct imap_long_command_watch *
+imap_long_command_watch_add(struct client *client, const char *path,
+			    imap_long_command_watch_callback_t *callback,
+			    void *context)
+{
+	struct imap_long_command_watch *watch;
+	struct long_command_settings set;
+
+	long_command_settings_get(client, &set);
+	watch = watch_add(path, set.check_interval_msecs);
+	watch->client = client;
+	watch->callback = callback;
+	watch->context = context;
+	return watch;
+}
+
+void imap_long_command_watch_remove(struct imap_long_command_watch **_watch)
+{
+	struct imap_long_command_watch *watch = *_watch;
+	struct imap_long_command_watch *const *watchp;
+	struct long_command_path *path;
+
+	if (watch == NULL)
+		return;
 	*_watch = NULL;
-	array_foreach(&watch->commands, cmdp) {
-		if (*cmdp == cmd) {
-			array_delete(&watch->commands,
-				array_foreach_idx(&watch->commands, cmdp), 1);
+	path = watch->path;
+	array_foreach(&path->watches, watchp) {
+		if (*watchp == watch) {
+			array_delete(&path->watches,
+				array_foreach_idx(&path->watches, watchp), 1);
 			break;
 		}
 	}
-	if (array_count(&watch->commands) > 0)
+	i_free(watch);
+	if (array_count(&path->watches) > 0)
 		return;
 
-	DLLIST_REMOVE(&long_command_watches, watch);
-	io_remove(&watch->io);
-	timeout_remove(&watch->to);
-	array_free(&watch->commands);
-	i_free(watch->path);
-	i_free(watch);
+	DLLIST_REMOVE(&long_command_paths, path);
+	io_remove(&path->io);
+	timeout_remove(&path->to);
+	array_free(&path->watches);
+	i_free(path->path);
+	i_free(path);
 }

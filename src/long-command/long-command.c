@@ -177,8 +177,7 @@ static void long_command_detach(struct long_command *c)
 	timeout_remove(&c->to_keepalive);
 	timeout_remove(&c->to_input);
 	timeout_remove(&c->to_output);
-	if (c->watch != NULL)
-		long_command_watch_remove(&c->watch, c);
+	imap_long_command_watch_remove(&c->watch);
 	if (c->sync_ctx != NULL) {
 		/* only if the connection is lost */
 		(void)imap_sync_deinit(c->sync_ctx, c->cmd);

@@ -85,6 +85,11 @@ struct store {
 	/* End of the running call's patience, CLOCK_MONOTONIC milliseconds. */
 	int64_t deadline;
 
+	/* Our own change sets, in order; see store_own_start(). */
+	uint64_t *own;
+	size_t own_count, own_size;
+	bool own_wanted;
+
 	/* Frames in the WAL after our last commit, and at our last
 	   checkpoint. */
 	unsigned int wal_frames, wal_checkpointed;

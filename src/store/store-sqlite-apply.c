@@ -292,6 +292,57 @@ limits_check(const struct store *store, const struct store_meta *before,
 	return STORE_OK;
 }
 
+/* -- the handle's own change sets */
+
+void store_own_start(struct store *store)
+{
+	store->own_wanted = true;
+}
+
+static void own_add(struct store *store)
+{
+	size_t size = store->own_size == 0 ? 16 : store->own_size * 2;
+	uint64_t *own;
+
+	if (!store->own_wanted)
+		return;
+	if (store->own_count == store->own_size) {
+		own = realloc(store->own, size * sizeof(*own));
+		/* Taken for another's: told once too often. */
+		if (own == NULL)
+			return;
+		store->own = own;
+		store->own_size = size;
+	}
+	store->own[store->own_count++] = store->meta.modseq;
+}
+
+bool store_is_own(const struct store *store, uint64_t modseq)
+{
+	size_t i;
+
+	for (i = store->own_count; i > 0; i--) {
+		if (store->own[i - 1] <= modseq)
+			return store->own[i - 1] == modseq;
+	}
+	return false;
+}
+
+void store_own_forget(struct store *store, uint64_t modseq)
+{
+	size_t i = 0;
+
+	while (i < store->own_count && store->own[i] <= modseq)
+		i++;
+	if (i == 0)
+		return;
+	store->own_count -= i;
+	memmove(store->own, store->own + i,
+		store->own_count * sizeof(*store->own));
+}
+
+/* -- */
+
 enum store_status store_set_finish(struct store *store,
 				   enum store_status status, bool changed,
 				   const struct store_meta *before,
@@ -311,6 +362,7 @@ enum store_status store_set_finish(struct store *store,
 	if (status != STORE_OK || !changed)
 		return status;
 
+	own_add(store);
 	store_wake(store);
 	/* Nobody calls store_idle() */
 	if (store->wal_frames - store->wal_checkpointed >=

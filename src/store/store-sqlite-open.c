@@ -373,6 +373,7 @@ void store_close(struct store **_store)
 		(void)close(store->wake_fd);
 	if (store->dir_fd != -1)
 		(void)close(store->dir_fd);
+	free(store->own);
 	free(store->wake_path);
 	free(store->db_path);
 	free(store->dir);

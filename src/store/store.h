@@ -189,6 +189,14 @@ enum store_status store_apply(struct store *store,
 			      struct store_pos *pos_r, bool *lost_r,
 			      struct store_error *error_r);
 
+/* For callers that tell others' changes only: remembers from now on which change
+   sets this handle has committed. */
+void store_own_start(struct store *store);
+/* TRUE if the change set was this handle's. */
+bool store_is_own(const struct store *store, uint64_t modseq);
+/* Sets up to modseq are not asked about any more. */
+void store_own_forget(struct store *store, uint64_t modseq);
+
 /* The mailbox is now called new_name, and so are those below it (separator:
    the hierarchy separator; '\0': the mailbox moves alone): one change set that
    removes the entries under the old names and sets them under the new ones.
