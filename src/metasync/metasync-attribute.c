@@ -545,7 +545,11 @@ metasync_attribute_iter_init(struct mailbox *box,
 	iter->prefix = p_strdup(pool, strcmp(prefix, PVT_SERVER"/") == 0 ?
 				PVT_SERVER : prefix);
 	p_array_init(&iter->found, pool, 16);
-	if ((type_flags & MAIL_ATTRIBUTE_TYPE_FLAG_VALIDATED) == 0) T_BEGIN {
+	/* Dovecot removes the attributes of a mailbox that it deletes; ours go
+	   when it is gone (metasync-mailbox.c), and no failure of the store
+	   shall keep it from going */
+	if ((type_flags & MAIL_ATTRIBUTE_TYPE_FLAG_VALIDATED) == 0 &&
+	    !box->deleting) T_BEGIN {
 		metasync_iter_fill(iter);
 	} T_END;
 	iter->super = super->attribute_iter_init(box, type_flags, prefix);
