@@ -24,6 +24,7 @@ OURS = [("src/long-command", "lib05_imap_long_command_plugin.so"),
         ("src/metasync", "lib10_metasync_plugin.so"),
         ("src/imap-metasync", "lib15_imap_metasync_plugin.so"),
         ("tests/server/plugin", "lib50_imap_long_command_test_plugin.so")]
+DOVEADM_MODULE = ("src/doveadm-metasync", "lib20_doveadm_metasync_plugin.so")
 # Mail of a root server belongs to this uid, which nobody has
 MAIL_UID = 61234
 TESTS = " imap_long_command_test"
@@ -92,6 +93,9 @@ service imap {{
   service_count = {service_count}
   process_min_avail = {process_min_avail}
   {executable}
+}}
+service doveadm {{
+  executable = {root}/doveadm-server
 }}
 namespace inbox {{
   inbox = yes
@@ -209,13 +213,32 @@ class Server:
             os.chown(self.root + "/home", self.mail_uid, self.mail_gid)
 
     def _modules(self):
-        for name in os.listdir(STOCK_MODULES):
-            os.symlink(os.path.join(STOCK_MODULES, name), os.path.join(self.root, "modules", name))
-        for folder, name in OURS:
+        self._copy_modules(STOCK_MODULES, OURS, self.root + "/modules")
+        # doveadm's own, for harness/doveadm-modules.c
+        os.remove(self.root + "/modules/doveadm")
+        os.mkdir(self.root + "/modules/doveadm")
+        self._copy_modules(STOCK_MODULES + "/doveadm", [DOVEADM_MODULE], self.root + "/modules/doveadm")
+        with open(self.root + "/doveadm-server", "w") as f:
+            f.write("#!/bin/sh\n" + "".join("export %s='%s'\n" % item for item in self._doveadm_env().items()) +
+                    "exec /usr/lib/dovecot/doveadm-server \"$@\"\n")
+        os.chmod(self.root + "/doveadm-server", 0o755)
+
+    def _doveadm_env(self):
+        preload = os.path.join(BUILD, "harness/libdoveadm_modules.so")
+        if not os.path.exists(preload):
+            return {}
+        return {"LD_PRELOAD": preload, "DOVETAIL_DOVEADM_MODULES": self.root + "/modules/doveadm"}
+
+    @staticmethod
+    def _copy_modules(stock, ours, directory):
+        for name in os.listdir(stock):
+            if name not in [ours_name for _, ours_name in ours]:
+                os.symlink(os.path.join(stock, name), os.path.join(directory, name))
+        for folder, name in ours:
             path = os.path.join(BUILD, folder, name)
             if os.path.exists(path):
                 # a copy: the mail user need not be able to reach the tree
-                shutil.copy(path, os.path.join(self.root, "modules", name))
+                shutil.copy(path, os.path.join(directory, name))
 
     @staticmethod
     def _sanitizer_libraries():
@@ -398,11 +421,20 @@ class Server:
         except FileNotFoundError:
             return ""
 
-    def doveadm(self, *args, config=None):
+    def doveadm_command(self, *args, config=None):
+        """Arguments for subprocess: doveadm with this server's configuration and modules."""
         # doveadm does not survive loading sanitized plugins
         plain = ["-o", "mail_plugins="] if self.wrapper == "asan" else []
-        return subprocess.run(["doveadm", "-c", config or self.config] + plain + list(args),
-                              capture_output=True, text=True, timeout=60)
+        env = self._doveadm_env()
+        # through doveconf, which starts it again with the settings
+        env["DOVECOT_PRESERVE_ENVS"] = " ".join(env)
+        return {"args": ["doveadm", "-c", config or self.config] + plain + list(args),
+                "env": dict(os.environ, **env)}
+
+    def doveadm(self, *args, config=None, **kwargs):
+        """input: for its standard input, bytes if the output is wanted as bytes (text=False)."""
+        return subprocess.run(**self.doveadm_command(*args, config=config), capture_output=True, timeout=60,
+                              **{"text": True, **kwargs})
 
     def sanitizer_reports(self):
         out = ""

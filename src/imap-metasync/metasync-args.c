@@ -8,10 +8,6 @@
 #include "imap-utf7.h"
 #include "strnum.h"
 
-/* Entries below this are Dovecot's own (keys of mail_crypt, scripts of imapsieve,
-   server entries as they lie on INBOX). */
-#define METASYNC_INTERNAL_ENTRY "/vendor/vendor.dovecot/pvt"
-
 ARRAY_DEFINE_TYPE(store_change, struct store_change);
 
 struct args_parser {
@@ -455,21 +451,6 @@ parse_set_condition(struct args_parser *parser, const struct imap_arg *arg,
 	return 0;
 }
 
-/* Entries that are not kept in the store: computed by Dovecot or its own. */
-static bool set_entry_is_reserved(const struct store_change *change)
-{
-	const char *name = strchr(change->name + 1, '/');
-
-	if (change->mailbox[0] == '\0' &&
-	    (strcmp(change->name, "/shared/comment") == 0 ||
-	     strcmp(change->name, "/shared/admin") == 0))
-		return TRUE;
-	return strncmp(name, METASYNC_INTERNAL_ENTRY,
-		       strlen(METASYNC_INTERNAL_ENTRY)) == 0 &&
-		(name[strlen(METASYNC_INTERNAL_ENTRY)] == '\0' ||
-		 name[strlen(METASYNC_INTERNAL_ENTRY)] == '/');
-}
-
 static int
 parse_set_change(struct args_parser *parser, const struct imap_arg *args,
 		 struct store_change *change)
@@ -492,7 +473,7 @@ parse_set_change(struct args_parser *parser, const struct imap_arg *args,
 	default:
 		return args_bad(parser, "Invalid value.");
 	}
-	if (set_entry_is_reserved(change))
+	if (metasync_entry_is_reserved(change->mailbox, change->name))
 		return args_no(parser, "NO [CANNOT] Entry cannot be set here.");
 	return 0;
 }

@@ -96,6 +96,18 @@ metasync_attribute_find(struct mailbox *box, enum mail_attribute_type type_flags
 	return TRUE;
 }
 
+bool metasync_entry_is_reserved(const char *mailbox, const char *name)
+{
+	const char *key = strchr(name + 1, '/') + 1;
+
+	if (*mailbox == '\0' && (strcmp(name, "/shared/comment") == 0 ||
+				 strcmp(name, "/shared/admin") == 0))
+		return TRUE;
+	/* with "/" at its end */
+	return str_begins(key, PVT) ||
+		strcmp(t_strconcat(key, "/", NULL), PVT) == 0;
+}
+
 /* -- errors ---------------------------------------------------------------- */
 
 static void
@@ -354,17 +366,6 @@ void metasync_transaction_rollback(struct mailbox_transaction_context *t)
 	metasync_mailbox_super(t->box)->transaction_rollback(t);
 }
 
-/* For reading: NULL if the user has none yet. */
-static int
-metasync_attribute_store(struct metasync_user *muser, struct store **store_r,
-			 struct store_error *error_r)
-{
-	if (metasync_user_existing_store(muser, store_r, error_r) < 0)
-		return -1;
-	return *store_r == NULL ? 0 :
-		metasync_user_store(muser->user, store_r, error_r);
-}
-
 /* -- getting --------------------------------------------------------------- */
 
 /* Dovecot's callers free streams, and leave values to the data stack. */
@@ -405,7 +406,7 @@ metasync_attribute_get_real(struct metasync_user *muser, struct mailbox *box,
 	if (at != NULL && at->value != NULL && strcmp(at->name, name) == 0 &&
 	    strcmp(at->mailbox, mailbox) == 0) {
 		metasync_value_return(at->value, at->value_size, value_r);
-	} else if (metasync_attribute_store(muser, &store, &error) < 0 ||
+	} else if (metasync_user_store_if_any(muser->user, &store, &error) < 0 ||
 		   (store != NULL &&
 		    store_get(store, &key, 1, metasync_attribute_got, value_r,
 			      &pos, &error) != STORE_OK)) {
@@ -518,7 +519,7 @@ static void metasync_iter_fill(struct metasync_attribute_iter *iter)
 		scopes[selection.scope_count++].type = STORE_SCOPE_SERVER;
 	if (selection.scope_count == 0)
 		return;
-	if (metasync_attribute_store(iter->muser, &store, &error) < 0 ||
+	if (metasync_user_store_if_any(iter->muser->user, &store, &error) < 0 ||
 	    (store != NULL &&
 	     metasync_iter_read(iter, store, &filter, &error) < 0)) {
 		metasync_attribute_error(iter->muser, box, &error);

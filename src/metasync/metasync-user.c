@@ -207,6 +207,17 @@ int metasync_user_existing_store(struct metasync_user *muser,
 	return 0;
 }
 
+int metasync_user_store_if_any(struct mail_user *user, struct store **store_r,
+			       struct store_error *error_r)
+{
+	if (metasync_user_existing_store(metasync_user_get(user), store_r,
+					 error_r) < 0)
+		return -1;
+	/* compares the mailboxes, too */
+	return *store_r == NULL ? 0 :
+		metasync_user_store(user, store_r, error_r);
+}
+
 void metasync_user_log(struct mail_user *user, const struct store_error *error)
 {
 	struct metasync_user *muser = metasync_user_get(user);

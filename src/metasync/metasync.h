@@ -3,7 +3,7 @@
 
 /* The storage plugin: opens one store per mail user on first use, keeps it in
    step with the user's mailboxes, and does its upkeep. Callers: the IMAP
-   commands (XMETASYNC, XMETASET).
+   commands (XMETASYNC, XMETASET) and doveadm metasync.
 
    Ownership: the store belongs to the mail user; it is opened by the first
    metasync_user_store() and closed when the user is freed. */
@@ -24,6 +24,10 @@ bool metasync_user_is_enabled(struct mail_user *user);
    Returns 0, or -1 with *error_r. */
 int metasync_user_store(struct mail_user *user, struct store **store_r,
 			struct store_error *error_r);
+/* The same for a reader who makes no store for a user who has never used one:
+   *store_r is NULL then. */
+int metasync_user_store_if_any(struct mail_user *user, struct store **store_r,
+			       struct store_error *error_r);
 /* The limits for this user; known even if the store cannot be opened. */
 const struct store_limits *metasync_user_limits(struct mail_user *user);
 
@@ -43,6 +47,10 @@ void metasync_user_changed(struct mail_user *user,
    earliest. */
 void metasync_user_log(struct mail_user *user,
 		       const struct store_error *error);
+
+/* TRUE for entries that the store does not hold: Dovecot computes them, or they
+   are its own. mailbox and name as the store has them. */
+bool metasync_entry_is_reserved(const char *mailbox, const char *name);
 
 enum metasync_mailbox {
 	/* The user's own and existing mailbox; the GUID is filled in. */

@@ -287,10 +287,11 @@ def test_dsync(server, user):
             (b"/private/binary", b"~{3+}\r\na\0b"), (b"/private/empty", b'""')])
     put(c, [(b"/private/ours", b'"1"'), (b"/shared/ours", b'"1"')], b"box")
     c.logout()
+    assert server.doveadm("metasync", "set", "-u", user, "", "/private/doveadm", "1").returncode == 0
     server.await_no_session(user)
     first = dsync(server, user, other, "-s", "")
     assert first.returncode in (0, 2), first.stderr
-    assert len(export(server, user)) == 10
+    assert len(export(server, user)) == 11
     assert export(server, other) == export(server, user)
 
     c = server.login(user)
@@ -309,7 +310,7 @@ def test_dsync(server, user):
     state = export(server, user)
     assert export(server, other) == state
     assert {re.sub(rb".*/", b"", name) for mailbox, name in state if mailbox == b""} == {
-        b"stock", b"ours", b"binary", b"other"}
+        b"stock", b"ours", b"binary", b"other", b"doveadm"}
     assert state[(b"", b"/private/stock")] == b"2" and state[(b"", b"/private/ours")] == b"2"
     assert (b"box", b"/private/stock") not in state
     assert state[(b"box", b"/private/new")] == b"2"
