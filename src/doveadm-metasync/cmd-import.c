@@ -326,11 +326,11 @@ import_write_set(struct metasync_import *import, struct store_error *error_r)
 			removed++;
 	}
 	if (used > 0) {
-		status = store_apply(import->store, changes, used, &always,
-				     &pos, NULL, error_r);
+		status = metasync_apply(import->user, import->store, changes,
+					used, &always, TRUE, &pos, NULL,
+					error_r);
 		if (status != STORE_OK)
 			return status;
-		metasync_user_changed(import->user, changes, used);
 		store_idle(import->store);
 	}
 	import->entries_set += used - removed;

@@ -99,10 +99,9 @@ write_apply(struct metasync_write_cmd *cmd, struct mail_user *user,
 			return metasync_cmd_failed(&cmd->cmd, user, &error);
 		}
 	}
-	if (store_apply(store, &change, 1, &cmd->condition, &pos, NULL,
-			&error) != STORE_OK)
+	if (metasync_apply(user, store, &change, 1, &cmd->condition, TRUE,
+			   &pos, NULL, &error) != STORE_OK)
 		return metasync_cmd_failed(&cmd->cmd, user, &error);
-	metasync_user_changed(user, &change, 1);
 	/* doveadm does not get back to its I/O loop */
 	store_idle(store);
 	return 0;

@@ -104,11 +104,10 @@ xmetaset_apply(struct xmetaset_context *ctx,
 		return;
 	}
 	lost = t_new(bool, set->count);
-	switch (store_apply(ctx->store, set->changes, set->count,
-			    &set->condition, &pos, lost, &error)) {
+	switch (metasync_apply(lc->client->user, ctx->store, set->changes,
+			       set->count, &set->condition, TRUE, &pos, lost,
+			       &error)) {
 	case STORE_OK:
-		metasync_user_changed(lc->client->user, set->changes,
-				      set->count);
 		imap_long_command_end(lc, t_strdup_printf(
 			"OK [XMETASET (%u %"PRIu64")] XMETASET completed.",
 			pos.epoch, pos.modseq));

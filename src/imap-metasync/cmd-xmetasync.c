@@ -25,6 +25,8 @@ struct xmetasync_context {
 	   any kind that was sent */
 	struct store_pos pos;
 	uint64_t mark_modseq;
+	/* entries sent since the last full marker */
+	unsigned int sent;
 	/* when xmetasync_entry() ends the round */
 	uoff_t stop_at_bytes;
 
@@ -61,9 +63,23 @@ static int xmetasync_start_snapshot(struct xmetasync_context *ctx,
 	return 0;
 }
 
+/* For counting; never what was sent. */
+static void xmetasync_event_sent(struct xmetasync_context *ctx)
+{
+	e_debug(event_create_passthrough(ctx->lc->client->event)->
+		set_name("metasync_sent")->
+		add_int("entries", ctx->sent)->
+		add_str("kind", ctx->live ? "push" : "catch-up")->event(),
+		"Sent %u entries", ctx->sent);
+	ctx->sent = 0;
+}
+
 static int
 xmetasync_reset(struct xmetasync_context *ctx, struct store_error *error_r)
 {
+	e_debug(event_create_passthrough(ctx->lc->client->event)->
+		set_name("metasync_reset")->event(),
+		"Client has to forget what it knows");
 	imap_metasync_output_line(&ctx->output, "* OK [XMETASYNC RESET] "
 		"Forget what you know, a snapshot follows.");
 	return xmetasync_start_snapshot(ctx, error_r);
@@ -147,6 +163,7 @@ static bool xmetasync_entry(const struct store_entry *entry, void *context)
 	struct xmetasync_context *ctx = context;
 
 	ctx->marker_due = TRUE;
+	ctx->sent++;
 	return imap_metasync_output_entry(&ctx->output, entry) &&
 		ctx->output.bytes < ctx->stop_at_bytes;
 }
@@ -159,6 +176,7 @@ static void xmetasync_consistent(struct xmetasync_context *ctx,
 	if (ctx->marker_due) {
 		ctx->marker_due = FALSE;
 		xmetasync_send_mark(ctx, "", pos->modseq);
+		xmetasync_event_sent(ctx);
 	}
 	if (!ctx->live && !ctx->watch.once)
 		imap_metasync_output_line(&ctx->output, "+ idling");

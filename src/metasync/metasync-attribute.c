@@ -328,8 +328,9 @@ metasync_transaction_apply(struct metasync_user *muser,
 		return -1;
 	}
 	for (done = 0; done < count; done += size) {
-		if (store_apply(store, changes + done, I_MIN(size, count - done),
-				&always, &pos, NULL, &error) != STORE_OK) {
+		if (metasync_apply(muser->user, store, changes + done,
+				   I_MIN(size, count - done), &always, FALSE,
+				   &pos, NULL, &error) != STORE_OK) {
 			metasync_attribute_error(muser, t->box, &error);
 			return -1;
 		}

@@ -113,11 +113,9 @@ void metasync_notes_flush(struct metasync_user *muser)
 	pool_unref(&muser->notes_pool);
 }
 
-void metasync_user_changed(struct mail_user *user,
-			   const struct store_change *changes,
-			   unsigned int count)
+void metasync_note(struct metasync_user *muser,
+		   const struct store_change *changes, unsigned int count)
 {
-	struct metasync_user *muser = metasync_user_get(user);
 	struct metasync_note *note;
 	const char *key;
 	unsigned int i;

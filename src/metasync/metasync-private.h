@@ -4,6 +4,7 @@
 /* Shared by the files of this folder only. */
 
 #include "lib.h"
+#include "time-util.h"
 #include "array.h"
 #include "guid.h"
 #include "hash.h"
@@ -40,6 +41,9 @@ struct metasync_user {
 
 	/* the entry that an iteration has just returned; NULL: none */
 	const struct metasync_attribute *iterated;
+
+	/* when a warning was logged that a limit comes near */
+	time_t warned_entries, warned_bytes;
 
 	/* the error logged last, and when */
 	struct store_error logged;
@@ -100,7 +104,9 @@ int metasync_transaction_commit(struct mailbox_transaction_context *t,
 				struct mail_transaction_commit_changes *changes_r);
 void metasync_transaction_rollback(struct mailbox_transaction_context *t);
 
-/* Writes down what metasync_user_changed() has collected. */
+/* Remembers changes to be written down by metasync_notes_flush(). */
+void metasync_note(struct metasync_user *muser,
+		   const struct store_change *changes, unsigned int count);
 void metasync_notes_flush(struct metasync_user *muser);
 
 void metasync_mail_user_created(struct mail_user *user);

@@ -35,13 +35,16 @@ const struct store_limits *metasync_user_limits(struct mail_user *user);
    runs from a timeout, after the reply has gone out. */
 void metasync_user_upkeep(struct mail_user *user);
 
-/* Call after store_apply() with a set that may have changed something: the
-   names are noted in the mailboxes' logs a moment later, where dsync looks for
-   them. changes are not kept. (Dovecot's own ways of setting attributes, and
-   renaming and deleting mailboxes, need no such call.) */
-void metasync_user_changed(struct mail_user *user,
-			   const struct store_change *changes,
-			   unsigned int count);
+/* store_apply(), for all writers in Dovecot's processes: with events (see
+   docs/operating.md), a warning before a limit is reached, and, if note is TRUE,
+   notes for dsync, a moment later, of which attributes have changed (Dovecot's
+   own transactions of attributes have made theirs). changes are not kept. */
+enum store_status
+metasync_apply(struct mail_user *user, struct store *store,
+	       const struct store_change *changes, unsigned int count,
+	       const struct store_condition *condition, bool note,
+	       struct store_pos *pos_r, bool *lost_r,
+	       struct store_error *error_r);
 
 /* Logs a store error for the operator, the same one again after a minute at the
    earliest. */

@@ -11,7 +11,8 @@
 /* Values up to this size come with their row. */
 #define READ_INLINE_MAX 512
 
-static void get_state(const struct store *store, struct store_state *state_r)
+void store_get_last_state(const struct store *store,
+			  struct store_state *state_r)
 {
 	store_get_pos(store, &state_r->pos);
 	state_r->floor = store->meta.floor;
@@ -31,7 +32,7 @@ enum store_status store_get_state(struct store *store,
 	if (status != STORE_OK)
 		return status;
 	store_end(store);
-	get_state(store, state_r);
+	store_get_last_state(store, state_r);
 	return STORE_OK;
 }
 
@@ -329,7 +330,7 @@ enum store_status store_read(struct store *store, const struct store_read *req,
 	status = store_begin(store, false, error_r);
 	if (status != STORE_OK)
 		return status;
-	get_state(store, state_r);
+	store_get_last_state(store, state_r);
 	if (cursor->epoch != state_r->pos.epoch) {
 		store_end(store);
 		return store_fail(error_r, STORE_RESET,

@@ -130,6 +130,10 @@ enum store_status store_get_state(struct store *store,
 				  struct store_state *state_r,
 				  struct store_error *error_r);
 
+/* As of this handle's last transaction, without asking again. */
+void store_get_last_state(const struct store *store,
+			  struct store_state *state_r);
+
 /* -- names --------------------------------------------------------------- */
 
 enum store_name {
