@@ -2,6 +2,7 @@
    metasync plugin. */
 
 #include "imap-metasync.h"
+#include "imap-commands.h"
 #include "module-dir.h"
 #include "mail-storage-settings.h"
 #include "imap-metasync-plugin.h"
@@ -33,6 +34,23 @@ static void imap_metasync_client_created(struct client **client)
 		next_hook_client_created(client);
 }
 
+static void hide_args_pre(struct client_command_context *cmd ATTR_UNUSED)
+{
+}
+
+/* Core gives a finished command's arguments to events and to the log. Those of
+   GETMETADATA name entries. (SETMETADATA's are read by another way.) */
+static void hide_args_post(struct client_command_context *cmd)
+{
+	if (cmd->name == NULL || strcasecmp(cmd->name, "GETMETADATA") != 0 ||
+	    cmd->args == NULL || *cmd->args == '\0')
+		return;
+	cmd->args = "";
+	cmd->human_args = "";
+	event_add_str(cmd->event, "cmd_args", "");
+	event_add_str(cmd->event, "cmd_human_args", "");
+}
+
 const char *imap_metasync_plugin_version = DOVECOT_ABI_VERSION;
 const char *imap_metasync_plugin_dependencies[] = {
 	"imap_long_command", "metasync", NULL
@@ -43,6 +61,7 @@ void imap_metasync_plugin_init(struct module *module)
 {
 	imap_metasync_module = module;
 	imap_metasync_announce_init();
+	command_hook_register(hide_args_pre, hide_args_post);
 	imap_long_command_register(&imap_metasync_cmd_xmetasync);
 	imap_long_command_register(&imap_metasync_cmd_xmetaset);
 	next_hook_client_created =
@@ -54,5 +73,6 @@ void imap_metasync_plugin_deinit(void)
 	imap_client_created_hook_set(next_hook_client_created);
 	imap_long_command_unregister(&imap_metasync_cmd_xmetaset);
 	imap_long_command_unregister(&imap_metasync_cmd_xmetasync);
+	command_hook_unregister(hide_args_pre, hide_args_post);
 	imap_metasync_announce_deinit();
 }

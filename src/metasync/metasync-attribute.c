@@ -100,8 +100,9 @@ bool metasync_entry_is_reserved(const char *mailbox, const char *name)
 {
 	const char *key = strchr(name + 1, '/') + 1;
 
-	if (*mailbox == '\0' && (strcmp(name, "/shared/comment") == 0 ||
-				 strcmp(name, "/shared/admin") == 0))
+	if (*mailbox == '\0' ? (strcmp(name, "/shared/comment") == 0 ||
+				strcmp(name, "/shared/admin") == 0) :
+	    strcmp(name, "/private/specialuse") == 0)
 		return TRUE;
 	/* with "/" at its end */
 	return str_begins(key, PVT) ||

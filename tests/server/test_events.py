@@ -60,3 +60,18 @@ def test_warning_before_a_limit(make_server):
     await_log(server, r"\d+ of at most 10000 bytes are used")
     # once
     assert server.log().count("entries are used") == 1
+
+
+def test_no_names_or_values_in_events(make_server):
+    """Dovecot's own event of a finished command has its arguments, and may be logged or exported."""
+    server = make_server(extra="log_debug = event=imap_command_finished\n")
+    c = server.login("u1")
+    for command in (b'GETMETADATA "" (%s)' % A, b'GETMETADATA (DEPTH infinity) "" /private/secret-tree',
+                    b'SETMETADATA "" (%s "secret-value")' % A, b'SETMETADATA "" (%s {6+}\r\nsecret)' % A,
+                    b'XMETASET "" (%s "secret-value")' % A, b'XMETASYNC (ONCE) "" ' + A):
+        assert last(c, command).startswith(b"T OK")
+    c.logout()
+    server.await_no_session("u1")
+    for name in ("GETMETADATA", "SETMETADATA", "XMETASET", "XMETASYNC"):
+        await_log(server, "Command finished: " + name)
+    assert "secret" not in server.log()

@@ -401,6 +401,8 @@ def test_mail_is_not_reported_without_a_selected_mailbox_or_with_once(client, us
     (b"x" * 200, b'"%s"' % (b"x" * 200)),
     (b"x" * 201, b"{201}\r\n%s" % (b"x" * 201)),
     (b"two\r\nlines", b"{10}\r\ntwo\r\nlines"),
+    (b"line\nfeed", b"{9}\r\nline\nfeed"),
+    (b"carriage\rreturn", b"{15}\r\ncarriage\rreturn"),
     (b"\xc3\xa4", b"{2}\r\n\xc3\xa4"),
     (b"nul\0", b"~{4}\r\nnul\0"),
     (b"\x01\x7f\t", b'"\x01\x7f\t"'),
