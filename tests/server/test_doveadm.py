@@ -172,6 +172,26 @@ def test_value_from_standard_input_and_file(admin):
     assert "No such file" in admin("set", "-f", "/nonexistent", "", A, code=66)
 
 
+def test_what_is_written_is_noted_for_dsync(server, user, admin, other):
+    """From a state on it carries only what has been noted as changed."""
+    def sync(state):
+        result = server.doveadm("sync", "-u", user, "-s", state, "doveadm", "-c", server.config,
+                                "dsync-server", "-u", other.user)
+        assert result.returncode == 0, result.stderr
+        return result.stdout.strip()
+    server.doveadm("mailbox", "create", "-u", user, "Work")
+    state = sync("")
+    admin("set", "", A, "1")
+    state = sync(state)
+    assert set(other.list()) == {("", A)}
+    admin("import", input='{"mailbox":"Work","entry":"%s","value":"2"}\n' % B)
+    state = sync(state)
+    assert set(other.list()) == {("", A), ("Work", B)}
+    admin("unset", "", A)
+    sync(state)
+    assert set(other.list()) == {("Work", B)}
+
+
 def test_conditions(admin):
     admin("set", "-c", "0", "", A, "1")
     assert "changed" in admin("set", "-c", "0", "", A, "2", code=DATA)
