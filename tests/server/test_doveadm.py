@@ -172,6 +172,26 @@ def test_value_from_standard_input_and_file(admin):
     assert "No such file" in admin("set", "-f", "/nonexistent", "", A, code=66)
 
 
+def test_what_is_written_is_noted_for_dsync(server, user, admin, other):
+    """From a state on it carries only what has been noted as changed."""
+    def sync(state):
+        result = server.doveadm("sync", "-u", user, "-s", state, "doveadm", "-c", server.config,
+                                "dsync-server", "-u", other.user)
+        assert result.returncode == 0, result.stderr
+        return result.stdout.strip()
+    server.doveadm("mailbox", "create", "-u", user, "Work")
+    state = sync("")
+    admin("set", "", A, "1")
+    state = sync(state)
+    assert set(other.list()) == {("", A)}
+    admin("import", input='{"mailbox":"Work","entry":"%s","value":"2"}\n' % B)
+    state = sync(state)
+    assert set(other.list()) == {("", A), ("Work", B)}
+    admin("unset", "", A)
+    sync(state)
+    assert set(other.list()) == {("Work", B)}
+
+
 def test_conditions(admin):
     admin("set", "-c", "0", "", A, "1")
     assert "changed" in admin("set", "-c", "0", "", A, "2", code=DATA)
@@ -253,10 +273,12 @@ def test_limits(make_server, user):
     assert "line 1: Line is too long" in admin("import", input=lines, code=DATA)
 
 
-def test_values_and_names_are_not_in_the_log(server, admin, user):
+def test_values_and_names_are_not_in_messages(server, admin, user):
+    """doveadm-server writes messages to the log."""
     admin("set", "", A + "secretname", "secretvalue")
-    admin("set", "-c", "0", "", A + "secretname", "secretvalue", code=DATA)
-    admin("get", "", A + "secretnone", code=NOT_FOUND)
+    assert "secret" not in admin("set", "-c", "0", "", A + "secretname", "secretvalue", code=DATA)
+    assert "secret" not in admin("set", "", A + "secretname", "-", input="secret" * 200000, code=DATA)
+    assert "secret" not in admin("get", "", A + "secretnone", code=NOT_FOUND)
     for line in ("secretvalue", '{"secretvalue"', '{"mailbox":"","entry":"/private/*secret","value":"secretvalue"}'):
         assert "secret" not in admin("import", input=line, code=DATA)
     assert "secret" not in server.log()
@@ -432,6 +454,16 @@ def test_large_import(admin):
     lines = "".join('{"mailbox":"","entry":"/private/%d","base64":"%s"}\n' % (i, value) for i in range(14))
     assert admin("import", input=lines).startswith("set=14 ")
     assert admin("export").replace('"modseq":2,', "").replace('"modseq":3,', "") == lines
+
+
+def test_sets_have_a_size(admin):
+    """16 MiB, which is the limit of a user, too: the set before stays, the one that is too much is left out."""
+    lines = "".join('{"mailbox":"","entry":"/private/%02d","value":"%s"}\n' % (i, "x" * 1000000) for i in range(18))
+    result = admin.server.doveadm("metasync", "import", "-u", admin.user, "-", input=lines)
+    assert result.returncode == DATA
+    assert "lines 17 to 18: More values and names than metasync_limit_bytes" in result.stderr
+    assert result.stdout == "set=16 removed=0 unchanged=0 skipped=0\n"
+    assert len(admin.list()) == 16
 
 
 @pytest.mark.parametrize("line, error", [
