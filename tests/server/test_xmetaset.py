@@ -240,6 +240,10 @@ def test_reserved_entries(client, user, name):
     sane(c)
 
 
+def test_special_use_is_configured(client, user):
+    assert last(client(user), b'XMETASET INBOX (/private/specialuse "\\\\Sent")').startswith(b"T NO [CANNOT] ")
+
+
 def test_shared_comment_of_a_mailbox_can_be_set(client, user):
     c = client(user)
     put(c, [(b"/shared/comment", b'"x"')], mailbox=b"INBOX")
