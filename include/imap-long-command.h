@@ -34,11 +34,6 @@ struct imap_arg;
 struct imap_long_command;
 struct imap_long_command_watch;
 
-/* Compatibility: a plugin that was built with the same major version and the
-   same or an older minor version works. */
-#define IMAP_LONG_COMMAND_VERSION_MAJOR 0
-#define IMAP_LONG_COMMAND_VERSION_MINOR 1
-
 enum imap_long_command_why {
 	/* imap_long_command_end() or imap_long_command_bad(): the tagged reply
 	   is sent after finish() */
@@ -98,9 +93,9 @@ struct imap_long_command_vfuncs {
 struct imap_long_command_def {
 	/* Upper case, e.g. "XCLOCK" */
 	const char *name;
-	/* TRUE: the command waits until other commands of the session that use
-	   the selected mailbox have ended, as IDLE does; needed for
-	   imap_long_command_watch_mailbox(). */
+	/* Needed for imap_long_command_watch_mailbox(). (All long commands wait
+	   until others of the session that use the selected mailbox have
+	   ended, as IDLE does.) */
 	bool uses_mailbox;
 	struct imap_long_command_vfuncs v;
 };

@@ -6,12 +6,18 @@
 #include "imap-parser.h"
 
 /* A parser over input that never answers the client and has no limit of its own
-   below max_size bytes. Debian 12's 2.3.19.1 has a fourth argument (a security
-   fix that came later upstream). */
+   below max_size bytes, but for the number of lists: each takes memory. Debian
+   12's 2.3.19.1 has the fourth argument (a security fix that came later
+   upstream). */
 static inline struct imap_parser *
-compat_imap_parser_create(struct istream *input, size_t max_size)
+compat_imap_parser_create(struct istream *input, size_t max_size,
+			  unsigned int max_lists)
 {
-	return imap_parser_create(input, NULL, max_size, NULL);
+	const struct imap_parser_params params = {
+		.list_count_limit = max_lists
+	};
+
+	return imap_parser_create(input, NULL, max_size, &params);
 }
 
 #endif

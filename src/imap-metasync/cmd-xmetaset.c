@@ -31,6 +31,8 @@ static void xmetaset_limits(struct imap_long_command *lc,
 	store_limits = metasync_user_limits(lc->client->user);
 	limits->literal = I_MAX(store_limits->value,
 				XMETASET_MIN_LITERAL_SIZE);
+	limits->total = I_MAX(limits->total, store_limits->value +
+			      XMETASET_MIN_LITERAL_SIZE * 16);
 	limits->literal_text = imap_metasync_error_reply(&error, store_limits);
 }
 

@@ -314,6 +314,7 @@ parse_watch_selections(struct args_parser *parser, const struct imap_arg *args,
 	ARRAY(struct store_selection) selections;
 	struct store_selection *selection;
 	const struct imap_arg *list;
+	unsigned int count;
 	int ret;
 
 	p_array_init(&selections, parser->lc->pool, 4);
@@ -332,8 +333,8 @@ parse_watch_selections(struct args_parser *parser, const struct imap_arg *args,
 	}
 	if (array_count(&selections) == 0)
 		return args_bad(parser, "Missing arguments.");
-	watch->filter.selections = array_get(&selections,
-		(unsigned int *)&watch->filter.selection_count);
+	watch->filter.selections = array_get(&selections, &count);
+	watch->filter.selection_count = count;
 	return 0;
 }
 

@@ -32,7 +32,13 @@ static bool output_send(struct imap_metasync_output *output)
 	bool ret = imap_long_command_send(output->lc, str_data(output->buf),
 					  str_len(output->buf));
 
-	str_truncate(output->buf, 0);
+	if (str_len(output->buf) <= METASYNC_OUTPUT_SIZE * 4)
+		str_truncate(output->buf, 0);
+	else {
+		/* it held a large value: do not keep that much */
+		str_free(&output->buf);
+		output->buf = str_new(default_pool, 1024);
+	}
 	return ret;
 }
 

@@ -20,6 +20,8 @@
 /* What is kept of a line that is dropped: enough for a literal's announcement,
    "{" 20 digits "+}". */
 #define LONG_COMMAND_TAIL_SIZE 24
+/* Each open list takes memory in the parser, a parenthesis one octet. */
+#define LONG_COMMAND_MAX_LISTS 1000
 
 struct long_command_args {
 	buffer_t *buf;
@@ -251,7 +253,8 @@ int long_command_args_parse(struct long_command_args *args,
 	buffer_append(args->buf, "\r\n", 2);
 	input = i_stream_create_from_data(args->buf->data, args->buf->used);
 	(void)i_stream_read(input);
-	*parser_r = compat_imap_parser_create(input, args->buf->used);
+	*parser_r = compat_imap_parser_create(input, args->buf->used,
+					      LONG_COMMAND_MAX_LISTS);
 	ret = imap_parser_read_args(*parser_r, 0, IMAP_PARSE_FLAG_LITERAL8,
 				    args_r);
 	if (ret == -1)

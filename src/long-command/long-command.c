@@ -34,6 +34,8 @@
 #include "imap-parser.h"
 #include "imap-sync.h"
 
+#include <poll.h>
+
 /* The output is full when this many bytes wait in it. */
 #define LONG_COMMAND_OUTPUT_FULL_SIZE (32*1024)
 /* After this many calls of more() the other clients of the process get a turn. */
@@ -127,7 +129,12 @@ static void long_command_input(struct long_command *c)
 
 static void long_command_hangup(struct long_command *c)
 {
-	c->closed = TRUE;
+	struct pollfd fd = { .fd = c->lc.client->fd_in };
+
+	/* core may have made the I/O pending for its own reasons */
+	if (poll(&fd, 1, 0) > 0 &&
+	    (fd.revents & (POLLERR | POLLHUP | POLLNVAL)) != 0)
+		c->closed = TRUE;
 	long_command_run(c);
 }
 

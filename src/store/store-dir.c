@@ -279,22 +279,26 @@ enum store_status store_dir_files(struct store *store,
 	return found ? STORE_OK : db_create(store, error_r);
 }
 
-enum store_status store_dir_identity(struct store *store, uint64_t *inode_r,
-				     uint64_t *fsid_r,
+enum store_status store_dir_identity(struct store *store,
+				     struct store_meta *meta,
 				     struct store_error *error_r)
 {
 	struct statfs fs;
-	struct stat st;
+	struct statx st;
 
-	if (fstatat(store->dir_fd, DB_NAME, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
+	if (statx(store->dir_fd, DB_NAME, AT_SYMLINK_NOFOLLOW,
+		  STATX_INO | STATX_BTIME, &st) < 0 ||
 	    fstatfs(store->dir_fd, &fs) < 0) {
 		return store_fail(error_r, STORE_FAILED, "%s: stat: %s",
 				  store->db_path, strerror(errno));
 	}
-	*inode_r = st.st_ino;
+	meta->inode = st.stx_ino;
+	meta->birth = (st.stx_mask & STATX_BTIME) == 0 ? 0 :
+		(uint64_t)st.stx_btime.tv_sec * 1000000000 +
+		st.stx_btime.tv_nsec;
 	/* Not the device number: for some file systems that is another one
 	   after each boot. */
-	*fsid_r = ((uint64_t)(uint32_t)fs.f_fsid.__val[0] << 32) |
+	meta->fsid = ((uint64_t)(uint32_t)fs.f_fsid.__val[0] << 32) |
 		(uint32_t)fs.f_fsid.__val[1];
 	return STORE_OK;
 }

@@ -5,7 +5,6 @@
    Only src/store includes this.
 
    store.c                 settings, errors, names, filters
-   store-vfs.c             a commit's writes to the WAL in one piece
    store-dir.c             the directory and its files: safety, identity, wake
    store-sqlite.c          statements, errors, transactions, the meta row
    store-sqlite-open.c     opening, schema, identity, closing
@@ -36,8 +35,10 @@ struct store_meta {
 	uint64_t modseq, floor;
 	uint64_t entries, bytes, tombstones;
 	int64_t last_purge;	/* Unix seconds */
-	/* The file that the epoch belongs to. */
-	uint64_t inode, fsid;
+	/* The file that the epoch belongs to. birth: when it was made, in Unix
+	   nanoseconds, since the number of an inode is soon used again. birth
+	   and fsid are 0 where the file system has none. */
+	uint64_t inode, birth, fsid;
 };
 
 enum store_stmt {
@@ -120,18 +121,14 @@ enum store_status store_dir_open(struct store *store,
    empty. */
 enum store_status store_dir_files(struct store *store,
 				  struct store_error *error_r);
-enum store_status store_dir_identity(struct store *store, uint64_t *inode_r,
-				     uint64_t *fsid_r,
+/* Sets the database file's inode, birth and fsid in *meta. */
+enum store_status store_dir_identity(struct store *store,
+				     struct store_meta *meta,
 				     struct store_error *error_r);
 enum store_status store_wake_open(struct store *store,
 				  struct store_error *error_r);
 /* Tells the waiting sessions. Never fails the caller: the commit is done. */
 void store_wake(struct store *store);
-
-/* -- store-vfs.c */
-/* Registers the VFS with which databases are opened, the first time. Returns its
-   name, or NULL, which means SQLite's default to it, on failure. */
-const char *store_vfs_register(void);
 
 /* -- store-sqlite.c */
 /* Maps the database's last error. what: "commit", "read" ... */

@@ -34,6 +34,7 @@ static const char schema_sql[] =
 "	tombstones INTEGER NOT NULL,"
 "	last_purge INTEGER NOT NULL,"
 "	inode INTEGER NOT NULL,"
+"	birth INTEGER NOT NULL,"
 "	fsid INTEGER NOT NULL);"
 "CREATE TABLE entry("
 "	id INTEGER PRIMARY KEY,"
@@ -187,15 +188,14 @@ create_schema(struct store *store, struct store_error *error_r)
 		if (status == STORE_OK) {
 			status = exec(store,
 				"INSERT INTO meta VALUES"
-				"(1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0)",
+				"(1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0)",
 				"create", error_r);
 		}
 		memset(&store->meta, 0, sizeof(store->meta));
 		store->meta.modseq = 1;
 		store->meta.last_purge = time(NULL);
 		if (status == STORE_OK) {
-			status = store_dir_identity(store, &store->meta.inode,
-						    &store->meta.fsid,
+			status = store_dir_identity(store, &store->meta,
 						    error_r);
 		}
 		if (status == STORE_OK)
@@ -209,13 +209,16 @@ create_schema(struct store *store, struct store_error *error_r)
 	return status;
 }
 
-static bool identity_differs(const struct store *store, uint64_t inode,
-			     uint64_t fsid)
+static bool identity_differs(const struct store *store,
+			     const struct store_meta *file)
 {
-	/* 0: the file system has no id */
-	return store->meta.inode != inode ||
-		(store->meta.fsid != fsid && store->meta.fsid != 0 &&
-		 fsid != 0);
+	const struct store_meta *meta = &store->meta;
+
+	return meta->inode != file->inode ||
+		(meta->birth != file->birth && meta->birth != 0 &&
+		 file->birth != 0) ||
+		(meta->fsid != file->fsid && meta->fsid != 0 &&
+		 file->fsid != 0);
 }
 
 /* A copy must not go on with the original's epoch: both would give the same
@@ -224,26 +227,27 @@ static enum store_status
 check_identity(struct store *store, struct store_error *error_r)
 {
 	enum store_status status;
-	uint64_t inode, fsid;
+	struct store_meta file;
 
-	status = store_dir_identity(store, &inode, &fsid, error_r);
+	status = store_dir_identity(store, &file, error_r);
 	if (status == STORE_OK)
 		status = store_begin(store, false, error_r);
 	if (status != STORE_OK)
 		return status;
 	store_end(store);
-	if (!identity_differs(store, inode, fsid))
+	if (!identity_differs(store, &file))
 		return STORE_OK;
 
 	status = store_begin(store, true, error_r);
 	if (status != STORE_OK)
 		return status;
-	if (!identity_differs(store, inode, fsid)) {
+	if (!identity_differs(store, &file)) {
 		store_end(store);
 		return STORE_OK;
 	}
-	store->meta.inode = inode;
-	store->meta.fsid = fsid;
+	store->meta.inode = file.inode;
+	store->meta.birth = file.birth;
+	store->meta.fsid = file.fsid;
 	status = store_epoch_draw(store, error_r);
 	if (status == STORE_OK)
 		status = store_commit(store, error_r);
@@ -279,7 +283,7 @@ open_db(struct store *store, struct store_error *error_r)
 
 	if (sqlite3_open_v2(store->db_path, &store->db, SQLITE_OPEN_READWRITE |
 			    SQLITE_OPEN_NOFOLLOW | SQLITE_OPEN_NOMUTEX,
-			    store_vfs_register()) != SQLITE_OK)
+			    NULL) != SQLITE_OK)
 		return store_sql_error(store, "open", error_r);
 	(void)sqlite3_extended_result_codes(store->db, 1);
 	(void)sqlite3_busy_handler(store->db, store_busy_handler, store);

@@ -22,12 +22,12 @@ static const char *const stmt_sql[STORE_STMT_COUNT] = {
 	[STORE_STMT_ROLLBACK] = "ROLLBACK",
 	[STORE_STMT_META_GET] =
 		"SELECT epoch, epoch_drawn_at, modseq, floor, entries, bytes,"
-		" tombstones, last_purge, inode, fsid FROM meta WHERE one = 1",
+		" tombstones, last_purge, inode, birth, fsid FROM meta WHERE one = 1",
 	[STORE_STMT_META_SET] =
 		"UPDATE meta SET epoch = ?1, epoch_drawn_at = ?2,"
 		" modseq = ?3, floor = ?4, entries = ?5, bytes = ?6,"
-		" tombstones = ?7, last_purge = ?8, inode = ?9, fsid = ?10"
-		" WHERE one = 1",
+		" tombstones = ?7, last_purge = ?8, inode = ?9, birth = ?10,"
+		" fsid = ?11 WHERE one = 1",
 	/* The value only if it may be equal to the new one. */
 	[STORE_STMT_FIND] =
 		"SELECT id, modseq, size, removed_at IS NULL,"
@@ -277,7 +277,8 @@ meta_read(struct store *store, struct store_error *error_r)
 		meta->tombstones = sqlite3_column_int64(stmt, 6);
 		meta->last_purge = sqlite3_column_int64(stmt, 7);
 		meta->inode = sqlite3_column_int64(stmt, 8);
-		meta->fsid = sqlite3_column_int64(stmt, 9);
+		meta->birth = sqlite3_column_int64(stmt, 9);
+		meta->fsid = sqlite3_column_int64(stmt, 10);
 		(void)sqlite3_reset(stmt);
 		if (meta->epoch == 0 || meta->modseq == 0) {
 			return store_fail(error_r, STORE_CORRUPT,
@@ -370,11 +371,11 @@ enum store_status store_commit(struct store *store,
 	enum store_status status;
 
 	status = store_run(store, error_r, "write the state",
-			   STORE_STMT_META_SET, "iiiiiiiiii",
+			   STORE_STMT_META_SET, "iiiiiiiiiii",
 			   (int64_t)meta->epoch, meta->epoch_drawn_at,
 			   meta->modseq, meta->floor, meta->entries,
 			   meta->bytes, meta->tombstones, meta->last_purge,
-			   meta->inode, meta->fsid);
+			   meta->inode, meta->birth, meta->fsid);
 	if (status == STORE_OK) {
 		status = store_run(store, error_r, "commit",
 				   STORE_STMT_COMMIT, "");

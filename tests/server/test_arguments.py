@@ -145,3 +145,12 @@ def test_pipelined(c):
     assert lines_until(c, b"p1") == [told(b"string", b"ab"), b"T OK XTESTARGS completed."]
     assert lines_until(c, b"p2") == [told(b"atom", b"c"), b"T OK XTESTARGS completed."]
     assert lines_until(c, b"p3") == [b"T OK NOOP completed."]
+
+
+def test_too_many_lists(c):
+    """Each costs the parser memory; the line's limit does not hold where literals begin new lines."""
+    line = b"(" * 60000 + b" {1+}\r\nx"
+    c.send(b"many XTESTARGS " + line * 100 + b"\r\n")
+    assert lines_until(c, b"many")[-1].startswith(b"T BAD ")
+    assert ask(c, b"XTESTARGS " + b"(" * 900 + b"x" + b")" * 900)[-1] == b"T OK XTESTARGS completed."
+    sane(c)

@@ -6,9 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <sqlite3.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/inotify.h>
 #include <sys/stat.h>
@@ -418,64 +416,6 @@ static uint32_t wake_events(int fd)
 	return mask;
 }
 
-static off_t size_of(const char *path)
-{
-	struct stat st;
-
-	assert_int_equal(stat(path, &st), 0);
-	return st.st_size;
-}
-
-/* What is written to a WAL in a row goes out together, before anything else. */
-static void test_wal_in_one_piece(void **state)
-{
-	enum { LARGE = 100000 };
-	static char large[LARGE];
-	const sqlite3_io_methods *m;
-	struct fixture *f = *state;
-	const char *path = path_of(f, "store.db-other");
-	sqlite3_vfs *vfs = sqlite3_vfs_find("dovetail-wal");
-	sqlite3_file *file;
-	sqlite3_int64 size;
-	char data[16];
-
-	assert_non_null(vfs);
-	file = calloc(1, vfs->szOsFile);
-	assert_int_equal(vfs->xOpen(vfs, path, file, SQLITE_OPEN_WAL |
-				    SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE,
-				    NULL), SQLITE_OK);
-	m = file->pMethods;
-	assert_int_equal(m->xWrite(file, "abc", 3, 0), SQLITE_OK);
-	assert_int_equal(m->xWrite(file, "def", 3, 3), SQLITE_OK);
-	assert_int_equal(size_of(path), 0);
-	assert_int_equal(m->xRead(file, data, 6, 0), SQLITE_OK);
-	assert_memory_equal(data, "abcdef", 6);
-	assert_int_equal(m->xWrite(file, "gh", 2, 6), SQLITE_OK);
-	assert_int_equal(m->xFileSize(file, &size), SQLITE_OK);
-	assert_int_equal(size, 8);
-	assert_int_equal(m->xWrite(file, "ij", 2, 8), SQLITE_OK);
-	assert_int_equal(m->xTruncate(file, 9), SQLITE_OK);
-	assert_int_equal(m->xSync(file, SQLITE_SYNC_NORMAL), SQLITE_OK);
-	assert_int_equal(size_of(path), 9);
-	/* over what is there, and back */
-	assert_int_equal(m->xWrite(file, "k", 1, 9), SQLITE_OK);
-	assert_int_equal(m->xWrite(file, "X", 1, 1), SQLITE_OK);
-	assert_int_equal(size_of(path), 10);
-	assert_int_equal(m->xSync(file, SQLITE_SYNC_NORMAL), SQLITE_OK);
-	assert_int_equal(m->xRead(file, data, 10, 0), SQLITE_OK);
-	assert_memory_equal(data, "aXcdefghik", 10);
-	/* larger than the buffer, behind something in it */
-	memset(large, 'l', LARGE);
-	assert_int_equal(m->xWrite(file, "m", 1, 10), SQLITE_OK);
-	assert_int_equal(m->xWrite(file, large, LARGE, 11), SQLITE_OK);
-	assert_int_equal(size_of(path), 11 + LARGE);
-	assert_int_equal(m->xWrite(file, "n", 1, 11 + LARGE), SQLITE_OK);
-	assert_int_equal(m->xClose(file), SQLITE_OK);
-	assert_int_equal(size_of(path), 12 + LARGE);
-	free(file);
-	assert_int_equal(unlink(path), 0);
-}
-
 static bool same_value(const struct store_entry *entry, void *context)
 {
 	const struct store_change *change = context;
@@ -617,7 +557,6 @@ int main(void)
 		T(test_limit_entries),
 		T(test_limit_bytes),
 		T(test_big_value),
-		T(test_wal_in_one_piece),
 		T(test_set_larger_than_the_cache),
 		T(test_wake),
 		T(test_wake_removed),

@@ -449,9 +449,41 @@ static void test_replaced_in_use(void **state)
 
 #define T(name) cmocka_unit_test_setup_teardown(name, fixture_setup, \
 						fixture_teardown)
+/* "rm" and "cp" of a backup: the new file often gets the old one's inode. */
+static void test_restored_into_the_same_inode(void **state)
+{
+	static char data[1024 * 1024];
+	struct fixture *f = *state;
+	struct stat before, after;
+	uint32_t epoch;
+	ssize_t size;
+	int fd;
+
+	must_put(f, "", "/private/a", "1");
+	epoch = f->pos.epoch;
+	store_close(&f->store);
+	fd = open(path_of(f, "store.db"), O_RDONLY);
+	size = read(fd, data, sizeof(data));
+	assert_true(size > 0 && size < (ssize_t)sizeof(data));
+	assert_int_equal(fstat(fd, &before), 0);
+	(void)close(fd);
+	assert_int_equal(unlink(path_of(f, "store.db")), 0);
+	fd = open(path_of(f, "store.db"), O_WRONLY | O_CREAT | O_EXCL, 0600);
+	assert_int_equal(write(fd, data, size), size);
+	assert_int_equal(fstat(fd, &after), 0);
+	(void)close(fd);
+	if (before.st_ino != after.st_ino)
+		print_message("another inode: not what is to be tested\n");
+
+	f->store = must_open(&f->set);
+	assert_int_not_equal(get_state(f).pos.epoch, epoch);
+	assert_string_equal(get(f, "", "/private/a", NULL), "1");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		T(test_restored_into_the_same_inode),
 		T(test_modes),
 		T(test_settings),
 		T(test_dir_is_no_dir),
