@@ -24,6 +24,7 @@ BAD = b"T BAD "
     (b'(MAXSIZE) "" ' + N, BAD),
     (b'(MAXSIZE x) "" ' + N, BAD),
     (b'(MAXSIZE -1) "" ' + N, BAD),
+    (b'(MAXSIZE 4294967296) "" ' + N, BAD),
     (b'(MAXSIZE 99999999999999999999) "" ' + N, BAD),
     (b'(MAXSIZE "1") "" ' + N, BAD),
     (b'((ONCE)) "" ' + N, BAD),
@@ -68,6 +69,7 @@ BAD = b"T BAD "
     (b'"\xc3\xa4" ' + N, b"T NO [CANNOT] "),
     (b'"a//b" ' + N, b"T NO [CANNOT] "),
     (b'{3+}\r\na\0b ' + N, BAD),
+    (b"(" + b" ".join([b"SERVER"] * 201) + b") " + N, b"T NO [LIMIT] "),
     # entries
     (b'"" vendor/test', BAD),
     (b'"" /vendor/test', BAD),
@@ -81,6 +83,7 @@ BAD = b"T BAD "
     (b'"" "/private/a%"', BAD),
     (b'"" "/private/\xc3\xa4"', BAD),
     (b'"" "/private/\x01"', BAD),
+    (b'"" "/private/\x1f"', BAD),
     (b'"" "/private/\x7f"', BAD),
     (b'"" {11+}\r\n/private/a\0', BAD),
     (b'"" {11+}\r\n/private/\r\n', BAD),
@@ -106,6 +109,7 @@ def test_xmetasync(client, user, arguments, answer):
     (b'"" (' + N + b' "x" ' + N + b")", BAD),
     (b'"" (' + N + b' "x" ' + N + b' "y")', BAD),
     (b'"" (/private/A "x" /PRIVATE/a "y")', BAD),
+    (b'"" (' + N + b' "x" /private/b "y" ' + N + b' "z")', BAD),
     (b'INBOX (' + N + b' "x") inbox (' + N + b' "y")', BAD),
     (b'"" ' + N + b' "x"', BAD),
     (b'"" (' + N + b" x)", BAD),
@@ -163,6 +167,16 @@ def test_a_hundred_entries(client, user):
     c = client(user)
     entries = b" ".join(b"/private/%d" % i for i in range(100))
     assert last(c, b'XMETASYNC (ONCE) "" (%s)' % entries).startswith(b"T OK ")
+
+
+@pytest.mark.parametrize("arguments", [
+    b'(ONCE MAXSIZE 4294967295) "" ' + N,
+    b'(ONCE SINCE (4294967295 9223372036854775807 ffffffffffffffff)) "" ' + N,
+    b"(ONCE) (" + b" ".join([b"SERVER"] * 200) + b") " + N,
+])
+def test_the_largest_that_is_right(client, user, arguments):
+    c = client(user)
+    assert last(c, b"XMETASYNC " + arguments).startswith(b"T OK ")
 
 
 @pytest.mark.parametrize("command", [b'XMETASYNC "" ' + N, b'XMETASET "" (' + N + b' "x")'])

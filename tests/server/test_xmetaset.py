@@ -107,6 +107,21 @@ def test_modified_shows_large_values(client, user):
     assert c.until(b"n1")[-1].line.startswith(b"n1 OK")
 
 
+def test_the_position_of_modified_is_that_of_the_first_read(client, user):
+    """What is written while the values are shown makes a retry fail."""
+    c, d = client(user, rcvbuf=4096), client(user)
+    value = b"v" * 1000000
+    names = [b"/private/vendor/test/%02d" % i for i in range(15)]
+    for name in names:
+        tag = d.start(b'XMETASET "" (%s {%d+}\r\n%s)' % (name, len(value), value))
+        assert d.until(tag)[-1].line.startswith(tag + b" OK")
+    base = put(d, [(A, b'"1"')])
+    tag = c.start(b'XMETASET (UNCHANGEDSINCE 0) "" (%s)' % b" ".join(b'%s "x"' % name for name in names))
+    c.read_response()
+    put(d, [(names[0], b'"later"')])
+    assert position(lines_until(c, tag)[-1]) == base
+
+
 # -- limits ----------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
@@ -137,6 +152,26 @@ def test_value_limit(small, user):
     assert lines[0].startswith(b"T NO [METADATA MAXSIZE 1000] ") and len(lines) == 1
     assert state(c) == {(b"", b"/private/a"): b"x" * 1000}
     sane(c)
+
+
+def test_a_name_may_be_longer_than_a_value(make_server, user):
+    """As a literal, too: it is not known what a literal is until it is read."""
+    with make_server(plugin={"metasync_limit_value": "10"}) as server:
+        c = server.login(user)
+        name = b"/private/" + b"n" * 1015
+        tag = c.start(b'XMETASET "" ({%d+}\r\n%s "x")' % (len(name), name))
+        assert lines_until(c, tag)[-1].startswith(b"T OK ")
+        assert state(c) == {(b"", name): b"x"}
+
+
+def test_a_smaller_set_limit(make_server, user):
+    with make_server(plugin={"metasync_limit_set": "2"}) as server:
+        c = server.login(user)
+        assert b" SET 2)] " in ask(c, b'XMETASYNC (ONCE) "" /private')[0]
+        put(c, [(A, b'"1"'), (B, b'"1"')])
+        line = last(c, b'XMETASET "" (/private/1 "x" /private/2 "x" /private/3 "x")')
+        assert line.startswith(b"T NO [LIMIT] ")
+        assert state(c) == {(b"", A): b"1", (b"", B): b"1"}
 
 
 def test_entry_limit(small, user):
@@ -242,6 +277,12 @@ def test_reserved_entries(client, user, name):
 
 def test_special_use_is_configured(client, user):
     assert last(client(user), b'XMETASET INBOX (/private/specialuse "\\\\Sent")').startswith(b"T NO [CANNOT] ")
+
+
+def test_what_only_begins_like_a_reserved_entry_can_be_set(client, user):
+    c = client(user)
+    put(c, [(b"/private/vendor/vendor.dovecot/pvtx", b'"x"')])
+    sane(c)
 
 
 def test_shared_comment_of_a_mailbox_can_be_set(client, user):

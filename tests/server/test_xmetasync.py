@@ -18,6 +18,13 @@ def test_capability_after_login_only(client, user):
     assert b" XMETASYNC" in ask(c, b"CAPABILITY")[0]
 
 
+def test_stock_metadata_is_announced_if_switched_on(make_server, client, user):
+    assert b" METADATA" in ask(client(user), b"CAPABILITY")[0]
+    with make_server(extra="protocol imap {\n  imap_metadata = no\n}\n") as server:
+        line = ask(server.login(user), b"CAPABILITY")[0]
+        assert b" XMETASYNC" in line and b" METADATA" not in line
+
+
 @pytest.mark.valgrind
 def test_first_sync_of_an_empty_account(client, user):
     c = client(user)
@@ -45,6 +52,7 @@ def test_snapshot_push_and_resume(client, user):
     assert w.log[-2] == b'* METADATA "" (/private/vendor/test/a "2")'
     assert w.mark[:2] == second
     w.done()
+    assert w.log.count(b"+ idling") == 1
     # away, missing three changes
     put(c, [(A, b'"3"')])
     put(c, [(B, b"NIL")])
@@ -184,8 +192,7 @@ def test_unwatched_changes_move_the_bookmark_with_the_keepalive(make_server):
         while w.mark[:2] != pos:
             assert w.until("marker", "other") and not w.entries()
         # nothing more: a sign of life
-        while w.handle(d.read_response()) != "other":
-            pass
+        assert w.until("marker", "other") == "other"
         assert w.log[-1] == b"* OK Still here"
         w.done()
 
@@ -264,6 +271,28 @@ def test_a_bookmark_is_good_for_the_same_watch_in_other_words(client, user):
         assert not other.entries() and other.mark == w.mark
 
 
+@pytest.mark.parametrize("one, two, options", [
+    (b"Work /private", b"(SUBTREE Work) /private", b""),
+    (b'"" (/private/a /private/b)', b'"" /private/a/private/b', b""),
+    (b'"" /private/a Work /private/b', b'"" /private/b Work /private/a', b""),
+    (b'"" /private', b'"" /private', b"MAXSIZE 0"),
+])
+def test_reset_for_a_bookmark_of_a_watch_that_looks_alike(client, user, one, two, options):
+    c = client(user)
+    assert last(c, b"CREATE Work").startswith(b"T OK")
+    w = Watch(c, one, options=b"").catch_up().done()
+    other = Watch(c, two, options=options).catch_up(w.mark).done()
+    reset_expected(other)
+    assert other.mark[2] != w.mark[2]
+
+
+def test_a_bookmark_is_good_with_and_without_once(client, user):
+    c = client(user)
+    w = Watch(c, b'"" /private').catch_up().done()
+    lines = ask(c, b'XMETASYNC (ONCE DEPTH infinity SINCE (%d %d %s)) "" /private' % w.mark)
+    assert len(lines) == 3 and MARK.match(lines[1]), lines
+
+
 def test_reset_for_another_epoch_and_beyond_the_store(client, user):
     c = client(user)
     put(c, [(A, b'"1"')])
@@ -296,6 +325,21 @@ def test_reset_while_waiting(client, user):
     put(c, [(A, b'"2"')])
     w.until("marker")
     assert w.state == {(b"", A): b"2"}
+    w.done()
+
+
+def test_partial_marks_after_a_reset(client, user):
+    c, d = client(user), client(user)
+    value = b"v" * 100000
+    for i in range(15):
+        tag = c.start(b'XMETASET "" (/private/vendor/test/%d {%d+}\r\n%s)' % (i, len(value), value))
+        assert c.until(tag)[-1].line.startswith(tag + b" OK")
+    w = Watch(d, b'"" /private').catch_up()
+    epoch, modseq, token = w.mark
+    Watch(c, b'"" /private').catch_up((epoch, modseq + 7, token)).done()
+    w.until("reset")
+    assert w.until("partial", "marker") == "partial"
+    w.until("marker")
     w.done()
 
 
@@ -398,6 +442,7 @@ def test_mail_is_not_reported_without_a_selected_mailbox_or_with_once(client, us
     (b"", b'""'),
     (b"plain", b'"plain"'),
     (b'qu"ote\\', b'"qu\\"ote\\\\"'),
+    (b"back\\slash", b'"back\\\\slash"'),
     (b"x" * 200, b'"%s"' % (b"x" * 200)),
     (b"x" * 201, b"{201}\r\n%s" % (b"x" * 201)),
     (b"two\r\nlines", b"{10}\r\ntwo\r\nlines"),
@@ -418,16 +463,28 @@ def test_values(client, user, value, written):
 
 @pytest.mark.parametrize("name, written", [
     (b"/private/a-b_c.d/9", b"/private/a-b_c.d/9"),
+    (b"/private/az09", b"/private/az09"),
     (b'"/private/with space"', b'"/private/with space"'),
     (b'"/private/q\\"\\\\"', b'"/private/q\\"\\\\"'),
     (b"/private/plus+", b'"/private/plus+"'),
     (b"/PRIVATE/Upper", b"/private/upper"),
+    (b"/PRIVATE/AZ", b"/private/az"),
+    (b'"/private/~"', b'"/private/~"'),
 ])
 def test_names_are_quoted_if_they_must_be(client, user, name, written):
     c = client(user)
     put(c, [(name, b'"v"')])
     lines = ask(c, b'XMETASYNC (ONCE) "" ' + name)
     assert lines[1] == b'* METADATA "" (%s "v")' % written
+
+
+def test_mailbox_names_are_escaped(client, user):
+    c = client(user)
+    name = b'"a \\"b\\" \\\\c"'
+    assert last(c, b"CREATE " + name).startswith(b"T OK")
+    put(c, [(A, b'"x"')], mailbox=name)
+    w = Watch(c, name + b" /private").catch_up().done()
+    assert w.entries() == [b'* METADATA %s (%s "x")' % (name, A)]
 
 
 def test_a_megabyte_of_every_octet(client, user):
@@ -462,6 +519,31 @@ def test_partial_marks_resume(client, user):
     # told again at most the one change at the mark
     assert len([e for e in w.entries() if b"NIL" not in e]) <= 30 - seen + 1
     w.done()
+
+
+def test_partial_marks_split_no_set(client, user):
+    c, d = client(user), client(user)
+    first = put(c, [(A, b'"1"')])
+    value = b"v" * 100000
+    big = {b"/private/vendor/test/%02d" % i: value for i in range(40)}
+    tag = c.start(b'XMETASET "" (%s)' % b" ".join(b"%s {%d+}\r\n%s" % (n, len(v), v) for n, v in big.items()))
+    assert c.until(tag)[-1].line.startswith(tag + b" OK")
+    w = Watch(d, b'"" /private').catch_up().done()
+    # one, and it stands before the set in the middle of which it is sent
+    assert len([line for line in w.log if b"PARTIAL" in line]) == 1
+    assert w.partial[:2] == first
+    w = Watch(d, b'"" /private').catch_up(w.partial).done()
+    assert {n: v for (m, n), v in w.state.items()} == big
+
+
+def test_partial_marks_come_about_once_in_a_mib(client, user):
+    c = client(user)
+    value = b"v" * 50000
+    for i in range(60):
+        tag = c.start(b'XMETASET "" (/private/vendor/test/%d {%d+}\r\n%s)' % (i, len(value), value))
+        assert c.until(tag)[-1].line.startswith(tag + b" OK")
+    w = Watch(c, b'"" /private').catch_up().done()
+    assert len([line for line in w.log if b"PARTIAL" in line]) == 2
 
 
 def test_mailbox_must_exist_without_since(client, user):
