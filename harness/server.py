@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import ctypes
 import os
+import random
 import pwd
 import re
 import shutil
@@ -26,7 +27,7 @@ OURS = [("src/long-command", "lib05_imap_long_command_plugin.so"),
         ("tests/server/plugin", "lib50_imap_long_command_test_plugin.so")]
 DOVEADM_MODULE = ("src/doveadm-metasync", "lib20_doveadm_metasync_plugin.so")
 # Mail of a root server belongs to this uid, which nobody has
-MAIL_UID = 61234
+MAIL_UIDS = 30000, 60000
 TESTS = " imap_long_command_test"
 
 CONFIG = """\
@@ -179,7 +180,8 @@ class Server:
         self.clients = []
         self.destroyed = False
         self.as_root = os.getuid() == 0
-        self.mail_uid = self.mail_gid = MAIL_UID if self.as_root else os.getuid()
+        # one of its own for each server: the kernel's limit of inotify instances is for a uid
+        self.mail_uid = self.mail_gid = random.randrange(*MAIL_UIDS, 2) if self.as_root else os.getuid()
         if not self.as_root:
             self.mail_gid = os.getgid()
         atexit.register(self.destroy)
