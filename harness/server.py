@@ -26,8 +26,10 @@ OURS = [("src/long-command", "lib05_imap_long_command_plugin.so"),
         ("src/imap-metasync", "lib15_imap_metasync_plugin.so"),
         ("tests/server/plugin", "lib50_imap_long_command_test_plugin.so")]
 DOVEADM_MODULE = ("src/doveadm-metasync", "lib20_doveadm_metasync_plugin.so")
-# Mail of a root server belongs to this uid, which nobody has
-MAIL_UIDS = 30000, 60000
+# Mail of a root server belongs to a uid that nobody has: this one if the state is kept, else one of these. (The kernel
+# limits inotify instances by uid.)
+MAIL_UID = 61234
+MAIL_UIDS = range(30000, 60000, 2)
 TESTS = " imap_long_command_test"
 
 CONFIG = """\
@@ -180,8 +182,10 @@ class Server:
         self.clients = []
         self.destroyed = False
         self.as_root = os.getuid() == 0
-        # one of its own for each server: the kernel's limit of inotify instances is for a uid
-        self.mail_uid = self.mail_gid = random.randrange(*MAIL_UIDS, 2) if self.as_root else os.getuid()
+        self.mail_uid = os.getuid()
+        if self.as_root:
+            self.mail_uid = MAIL_UID if keep else random.choice(MAIL_UIDS)
+        self.mail_gid = self.mail_uid
         if not self.as_root:
             self.mail_gid = os.getgid()
         atexit.register(self.destroy)

@@ -99,9 +99,14 @@ heal_lookup_add(struct metasync_heal *heal, struct mail_namespace *ns,
 		found->lookup = METASYNC_LOOKUP_FAILED;
 	else if (existence != MAILBOX_EXISTENCE_SELECT)
 		found->lookup = METASYNC_LOOKUP_MISSING;
-	else if (metasync_mailbox_lookup(box, found->guid) != METASYNC_LOOKUP_OK)
-		found->lookup = METASYNC_LOOKUP_FAILED;
-	else if (hash_table_lookup(heal->guids, guid) == NULL)
+	else {
+		/* Maildir++ says of one with children that it exists */
+		found->lookup = metasync_mailbox_lookup(box, found->guid);
+		if (found->lookup == METASYNC_LOOKUP_NOPERM)
+			found->lookup = METASYNC_LOOKUP_FAILED;
+	}
+	if (found->lookup == METASYNC_LOOKUP_OK &&
+	    hash_table_lookup(heal->guids, guid) == NULL)
 		hash_table_insert(heal->guids, guid, found);
 	mailbox_free(&box);
 	return found;

@@ -140,6 +140,7 @@ metasync_mailbox_renamed(struct metasync_user *muser, struct mailbox *src,
 	}
 	if (!all)
 		muser->mailboxes_healed = metasync_mailboxes_heal(muser);
+	hash_table_clear(muser->checked_mailboxes, FALSE);
 	/* at once: doveadm may not get back to its I/O loop */
 	store_idle(store);
 }
@@ -235,8 +236,12 @@ metasync_mailbox_check(struct metasync_user *muser, const char *vname,
 		metasync_mailbox_failed(muser, &error);
 		return;
 	}
-	if (search.differs)
+	if (search.differs) {
 		muser->mailboxes_healed = metasync_mailboxes_heal(muser);
+		/* another name may have been right before, and be so again */
+		hash_table_clear(muser->checked_mailboxes, FALSE);
+		checked = NULL;
+	}
 	if (guid == NULL)
 		return;
 	if (checked == NULL) {

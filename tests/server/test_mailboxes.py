@@ -255,13 +255,28 @@ def test_deleted_by_others(server, user):
     assert healed(server, user) == {b"Stays": b"Stays"}
 
 
-def test_deleted_by_others_leaves_children(server, user, request):
+def test_deleted_by_others_leaves_children(server, user):
     """Where there are directories, what is left of it is one."""
-    if request.node.callspec.params["server"] == "maildir":
-        pytest.xfail("Maildir++ lists it as if it were there, and its entries stay")
     away(server, user, b"Work", b"Work/Sub")
     others(server, "delete", user, "Work")
     assert healed(server, user) == {b"Work/Sub": b"Work/Sub"}
+
+
+def test_renamed_by_others_there_and_back(make_server, user):
+    """While a session goes on, which had seen the mailbox under its name before."""
+    with make_server() as server:
+        c = server.login(user)
+        create(c, b"Work")
+        put(c, [(A, b'"1"')], mailbox=b"Work")
+        rename(server, user, "Work", "Job")
+        put(c, [(b"/private/b", b'"2"')], mailbox=b"Job")
+        rename(server, user, "Job", "Work")
+        put(c, [(b"/private/c", b'"3"')], mailbox=b"Work")
+        for _ in range(2):
+            w = Watch(c, b"(PERSONAL) /private").catch_up().done()
+            assert w.state == {(b"Work", A): b"1", (b"Work", b"/private/b"): b"2", (b"Work", b"/private/c"): b"3"}
+            c.logout()
+            c = server.login(user)
 
 
 def test_deleted_and_created_by_others(server, user):
