@@ -93,9 +93,11 @@ struct imap_long_command_vfuncs {
 struct imap_long_command_def {
 	/* Upper case, e.g. "XCLOCK" */
 	const char *name;
-	/* Needed for imap_long_command_watch_mailbox(). (All long commands wait
-	   until others of the session that use the selected mailbox have
-	   ended, as IDLE does.) */
+	/* TRUE: the command waits until other commands of the session that use
+	   the selected mailbox have ended, as IDLE does. Needed for
+	   imap_long_command_watch_mailbox(), and for commands that may send
+	   more than 32 kB: while their output is blocked they hold it, and
+	   Dovecot's core asserts that no SEARCH ends beside them. */
 	bool uses_mailbox;
 	struct imap_long_command_vfuncs v;
 };

@@ -160,6 +160,8 @@ static void xmetaset_finish(struct imap_long_command *lc,
 
 const struct imap_long_command_def imap_metasync_cmd_xmetaset = {
 	.name = "XMETASET",
+	/* the values that won may be large */
+	.uses_mailbox = TRUE,
 	.v = {
 		.limits = xmetaset_limits,
 		.start = xmetaset_start,

@@ -60,10 +60,8 @@ static bool long_command_func(struct client_command_context *cmd)
 void imap_long_command_register(const struct imap_long_command_def *def)
 {
 	array_push_back(&long_command_defs, &def);
-	/* IDLE's flags, also for those that do not use the mailbox: a command
-	   that blocks holds the output, and a SEARCH that was running before
-	   may not end then (core asserts it) */
-	command_register(def->name, long_command_func,
+	/* IDLE's flags for those that use the mailbox */
+	command_register(def->name, long_command_func, !def->uses_mailbox ? 0 :
 			 COMMAND_FLAG_BREAKS_SEQS |
 			 COMMAND_FLAG_REQUIRES_SYNC |
 			 COMMAND_FLAG_BREAKS_MAILBOX);
