@@ -630,6 +630,9 @@ def test_directory_in_the_home(make_server, value):
 
 def without_home(server):
     """Its users have mail, but no home."""
+    # its processes are all there: one that has just begun to read its configuration would call the end fatal
+    server.login("first").logout()
+    server.await_no_session("first")
     server.stop()
     with open(server.config) as f:
         config = f.read()
