@@ -230,7 +230,8 @@ class Server:
 
     def _doveadm_env(self):
         preload = os.path.join(BUILD, "harness/libdoveadm_modules.so")
-        if not os.path.exists(preload):
+        # doveadm does not survive loading what is sanitized
+        if self.wrapper == "asan" or not os.path.exists(preload):
             return {}
         return {"LD_PRELOAD": preload, "DOVETAIL_DOVEADM_MODULES": self.root + "/modules/doveadm"}
 
