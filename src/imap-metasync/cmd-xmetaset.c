@@ -33,7 +33,8 @@ static void xmetaset_limits(struct imap_long_command *lc,
 				XMETASET_MIN_LITERAL_SIZE);
 	limits->total = I_MAX(limits->total, store_limits->value +
 			      XMETASET_MIN_LITERAL_SIZE * 16);
-	limits->literal_text = imap_metasync_error_reply(&error, store_limits);
+	limits->literal_text = t_strconcat("NO ",
+		metasync_error_text(lc->client->user, &error), NULL);
 }
 
 static bool xmetaset_lost_entry(const struct store_entry *entry, void *context)

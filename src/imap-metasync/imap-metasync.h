@@ -82,6 +82,10 @@ void imap_metasync_output_line(struct imap_metasync_output *output,
 /* Hands everything to the framework. Must be called at the end of a callback. */
 void imap_metasync_output_flush(struct imap_metasync_output *output);
 
+/* Logs the error if it is one for the operator, and ends the command. */
+void imap_metasync_end_error(struct imap_long_command *lc,
+			     const struct store_error *error);
+
 /* -- metasync-announce.c --------------------------------------------------- */
 
 void imap_metasync_announce_init(void);
@@ -93,12 +97,5 @@ void imap_metasync_announce_client(struct client *client);
 void imap_metasync_announce_others(struct client *client,
 				   const struct store_filter *watched,
 				   uint64_t modseq);
-
-/* The tagged reply for a store's error (data stack). */
-const char *imap_metasync_error_reply(const struct store_error *error,
-				      const struct store_limits *limits);
-/* Logs the error if it is one for the operator, and ends the command. */
-void imap_metasync_end_error(struct imap_long_command *lc,
-			     const struct store_error *error);
 
 #endif

@@ -165,49 +165,12 @@ void imap_metasync_output_line(struct imap_metasync_output *output,
 	str_append(output->buf, "\r\n");
 }
 
-const char *imap_metasync_error_reply(const struct store_error *error,
-				      const struct store_limits *limits)
-{
-	switch (error->status) {
-	case STORE_VALUE_TOO_BIG:
-		return t_strdup_printf("NO [METADATA MAXSIZE %"PRIu64"] "
-				       "Value is too large.", limits->value);
-	case STORE_TOO_MANY:
-		return "NO [METADATA TOOMANY] Too many entries.";
-	case STORE_OVER_BYTES:
-		return "NO [OVERQUOTA] Entries take too much space.";
-	case STORE_LIMIT:
-		return "NO [LIMIT] Too many changes, or a name is too long.";
-	case STORE_BUSY:
-		return "NO [UNAVAILABLE] The store is busy, try again.";
-	case STORE_CORRUPT:
-		return "NO [CORRUPTION] The store is damaged.";
-	case STORE_NEWER_SCHEMA:
-	case STORE_REFUSED:
-	case STORE_FAILED:
-		return "NO [UNAVAILABLE] The store cannot be used.";
-	case STORE_OK:
-	case STORE_MODIFIED:
-	case STORE_RESET:
-	case STORE_INVALID:
-		break;
-	}
-	i_unreached();
-}
-
 void imap_metasync_end_error(struct imap_long_command *lc,
 			     const struct store_error *error)
 {
-	switch (error->status) {
-	case STORE_VALUE_TOO_BIG:
-	case STORE_TOO_MANY:
-	case STORE_OVER_BYTES:
-	case STORE_LIMIT:
-		break;
-	default:
-		metasync_user_log(lc->client->user, error);
-		break;
-	}
-	imap_long_command_end(lc, imap_metasync_error_reply(error,
-		metasync_user_limits(lc->client->user)));
+	struct mail_user *user = lc->client->user;
+
+	metasync_user_log(user, error);
+	imap_long_command_end(lc, t_strconcat("NO ",
+		metasync_error_text(user, error), NULL));
 }

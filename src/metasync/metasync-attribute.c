@@ -111,48 +111,30 @@ bool metasync_entry_is_reserved(const char *mailbox, const char *name)
 
 /* -- errors ---------------------------------------------------------------- */
 
+static enum mail_error metasync_mail_error(enum store_status status)
+{
+	switch (status) {
+	case STORE_VALUE_TOO_BIG:
+	case STORE_TOO_MANY:
+	case STORE_LIMIT:
+		return MAIL_ERROR_LIMIT;
+	case STORE_OVER_BYTES:
+		return MAIL_ERROR_NOQUOTA;
+	case STORE_INVALID:
+		return MAIL_ERROR_PARAMS;
+	case STORE_CORRUPT:
+		return MAIL_ERROR_TEMP;
+	default:
+		return MAIL_ERROR_UNAVAILABLE;
+	}
+}
+
 static void
 metasync_attribute_error(struct metasync_user *muser, struct mailbox *box,
 			 const struct store_error *error)
 {
-	const struct store_limits *limits = &muser->set.limits;
-	struct mail_storage *storage = box->storage;
-
-	switch (error->status) {
-	case STORE_VALUE_TOO_BIG:
-		mail_storage_set_error(storage, MAIL_ERROR_LIMIT,
-			t_strdup_printf("[METADATA MAXSIZE %"PRIu64"] "
-					"Value is too large.", limits->value));
-		return;
-	case STORE_TOO_MANY:
-		mail_storage_set_error(storage, MAIL_ERROR_LIMIT,
-			"[METADATA TOOMANY] Too many entries.");
-		return;
-	case STORE_OVER_BYTES:
-		mail_storage_set_error(storage, MAIL_ERROR_NOQUOTA,
-			"Entries are too large all together.");
-		return;
-	case STORE_LIMIT:
-		mail_storage_set_error(storage, MAIL_ERROR_LIMIT,
-			"Too many entries at once, or a name is too long.");
-		return;
-	case STORE_INVALID:
-		mail_storage_set_error(storage, MAIL_ERROR_PARAMS,
-				       "Invalid entry name.");
-		return;
-	case STORE_CORRUPT:
-		mail_storage_set_error(storage, MAIL_ERROR_TEMP,
-			"[CORRUPTION] The store is damaged.");
-		break;
-	case STORE_BUSY:
-		mail_storage_set_error(storage, MAIL_ERROR_UNAVAILABLE,
-			"The store is busy, try again.");
-		break;
-	default:
-		mail_storage_set_error(storage, MAIL_ERROR_UNAVAILABLE,
-				       "The store cannot be used.");
-		break;
-	}
+	mail_storage_set_error(box->storage, metasync_mail_error(error->status),
+			       metasync_error_text(muser->user, error));
 	metasync_user_log(muser->user, error);
 }
 

@@ -218,10 +218,54 @@ int metasync_user_store_if_any(struct mail_user *user, struct store **store_r,
 		metasync_user_store(user, store_r, error_r);
 }
 
+/* -- errors ---------------------------------------------------------------- */
+
+const char *metasync_error_text(struct mail_user *user,
+				const struct store_error *error)
+{
+	switch (error->status) {
+	case STORE_VALUE_TOO_BIG:
+		return t_strdup_printf("[METADATA MAXSIZE %"PRIu64"] "
+				       "Value is too large.",
+				       metasync_user_limits(user)->value);
+	case STORE_TOO_MANY:
+		return "[METADATA TOOMANY] Too many entries.";
+	case STORE_OVER_BYTES:
+		return "[OVERQUOTA] Entries take too much space.";
+	case STORE_LIMIT:
+		return "[LIMIT] Too many changes, or a name is too long.";
+	case STORE_INVALID:
+		return "[CANNOT] Invalid entry name.";
+	case STORE_BUSY:
+		return "[UNAVAILABLE] The store is busy, try again.";
+	case STORE_CORRUPT:
+		return "[CORRUPTION] The store is damaged.";
+	case STORE_NEWER_SCHEMA:
+	case STORE_REFUSED:
+	case STORE_FAILED:
+		return "[UNAVAILABLE] The store cannot be used.";
+	case STORE_OK:
+	case STORE_MODIFIED:
+	case STORE_RESET:
+		break;
+	}
+	i_unreached();
+}
+
+/* TRUE if it is a client's doing, and no trouble of the operator's. */
+static bool metasync_error_is_clients(enum store_status status)
+{
+	return status == STORE_VALUE_TOO_BIG || status == STORE_TOO_MANY ||
+		status == STORE_OVER_BYTES || status == STORE_LIMIT ||
+		status == STORE_INVALID;
+}
+
 void metasync_user_log(struct mail_user *user, const struct store_error *error)
 {
 	struct metasync_user *muser = metasync_user_get(user);
 
+	if (metasync_error_is_clients(error->status))
+		return;
 	if (muser->logged.status == error->status &&
 	    strcmp(muser->logged.message, error->message) == 0 &&
 	    muser->logged_at + METASYNC_LOG_INTERVAL_SECS > ioloop_time)
@@ -230,6 +274,8 @@ void metasync_user_log(struct mail_user *user, const struct store_error *error)
 	muser->logged_at = ioloop_time;
 	e_error(muser->event, "%s", error->message);
 }
+
+/* -- upkeep ---------------------------------------------------------------- */
 
 static void metasync_user_upkeep_timeout(struct metasync_user *muser)
 {

@@ -46,8 +46,13 @@ metasync_apply(struct mail_user *user, struct store *store,
 	       struct store_pos *pos_r, bool *lost_r,
 	       struct store_error *error_r);
 
+/* What an IMAP client is told of a store error (other than MODIFIED and RESET):
+   "[CODE] Text." (data stack). */
+const char *metasync_error_text(struct mail_user *user,
+				const struct store_error *error);
+
 /* Logs a store error for the operator, the same one again after a minute at the
-   earliest. */
+   earliest. What a client has caused (limits, names) is not logged. */
 void metasync_user_log(struct mail_user *user,
 		       const struct store_error *error);
 
