@@ -55,7 +55,7 @@ passdb {{
 }}
 userdb {{
   driver = static
-  args = uid={uid} gid={gid} home={root}/home/%u
+  args = uid={uid} gid={gid}{home}
 }}
 mail_location = {mail_location}
 mail_plugins = {mail_plugins}
@@ -167,11 +167,12 @@ def die_with_parent():
 
 class Server:
     """plugins: True (ours), False (none), or the names of imap plugins beside ours. plugin: settings in
-    plugin { }. extra: text at the end of the configuration. keep: a directory for the users' homes."""
+    plugin { }. extra: text at the end of the configuration. keep: a directory for the users' homes.
+    homes: False: users have mail, but no home. "{root}" in settings is the server's directory."""
 
     def __init__(self, plugin=None, plugins=True, extra="", port=None, tls=False, keep=None,
                  client_limit=1, service_count=1, process_min_avail=0, wrapper=None,
-                 mail_location="maildir:~/mail"):
+                 mail_location="maildir:~/mail", homes=True):
         self.root = tempfile.mkdtemp(prefix="dt-", dir="/tmp")
         self.port = port or free_ports()
         self.tls_port = self.port + 850
@@ -193,7 +194,7 @@ class Server:
             self._modules()
             with open(self.config, "w") as f:
                 f.write(self._config(plugin or {}, plugins, extra, tls, client_limit, service_count,
-                                     process_min_avail, mail_location))
+                                     process_min_avail, mail_location, homes))
             self.start()
         except BaseException:
             self.destroy()
@@ -262,7 +263,7 @@ class Server:
         return "executable = %s\n  vsz_limit = %s" % (path, "0" if self.wrapper == "asan" else "4G")
 
     def _config(self, plugin, plugins, extra, tls, client_limit, service_count, process_min_avail,
-                mail_location):
+                mail_location, homes):
         users = chroot = ""
         if not self.as_root:
             me = pwd.getpwuid(os.getuid()).pw_name
@@ -286,6 +287,7 @@ class Server:
         config = CONFIG.format(
             root=self.root, ssl=certificate, vsz="1G", users=users, uid=self.mail_uid, gid=self.mail_gid,
             environment="GDB=1" if self.wrapper else "", mail_location=mail_location,
+            home=" home={root}/home/%u" if homes else "",
             mail_plugins="metasync" if plugins is not False else "", imap_plugins=imap,
             plugin="".join("  %s = %s\n" % item for item in plugin.items()), chroot=chroot, port=self.port,
             tls_port=self.tls_port if tls else 0, client_limit=client_limit, service_count=service_count,
@@ -293,7 +295,7 @@ class Server:
         if not self.as_root:
             config += "service imap-hibernate {\n  unix_listener imap-hibernate {\n    mode = 0600\n  }\n}\n"
             config += "service imap {\n  unix_listener imap-master {\n    mode = 0600\n  }\n}\n"
-        return config
+        return config.replace("{root}", self.root)
 
     @staticmethod
     def _group():

@@ -628,23 +628,12 @@ def test_directory_in_the_home(make_server, value):
         assert os.stat(path + "/store.db").st_mode & 0o777 == 0o600
 
 
-def without_home(server):
-    """Its users have mail, but no home."""
-    # its processes are all there: one that has just begun to read its configuration would call the end fatal
-    server.login("first").logout()
-    server.await_no_session("first")
-    server.stop()
-    with open(server.config) as f:
-        config = f.read()
-    config = config.replace(" home=%s/home/%%u" % server.root, "").replace("~/mail", server.root + "/home/%u")
-    with open(server.config, "w") as f:
-        f.write(config)
-    server.start()
+# users have mail, but no home
+HOMELESS = {"homes": False, "mail_location": "maildir:{root}/home/%u"}
 
 
 def test_no_home(make_server):
-    with make_server() as server:
-        without_home(server)
+    with make_server(**HOMELESS) as server:
         c = server.login("u1")
         assert b"XMETASYNC" not in c.command(b"CAPABILITY")[0].line
         ok(c, b"CREATE Work")
@@ -655,12 +644,7 @@ def test_no_home(make_server):
 
 
 def test_no_home_and_a_directory(make_server):
-    with make_server(plugin={"metasync_dir": "DIR/%u"}) as server:
-        with open(server.config) as f:
-            config = f.read().replace("DIR", server.root + "/home/state")
-        with open(server.config, "w") as f:
-            f.write(config)
-        without_home(server)
+    with make_server(plugin={"metasync_dir": "{root}/home/state/%u"}, **HOMELESS) as server:
         c = server.login("u1")
         put(c, [(A, b'"x"')])
         c.logout()
