@@ -8,6 +8,8 @@ import pytest
 from lifecycle import MESSAGE
 from metasync import Watch, ask, last, put, sane
 
+plain_doveadm = pytest.mark.skipif(os.environ.get("DOVETAIL_WRAPPER") == "asan",
+                                   reason="doveadm does not load sanitized plugins")
 A, B = b"/private/vendor/test/a", b"/private/vendor/test/b"
 OK = b"T OK Setmetadata completed."
 
@@ -96,6 +98,7 @@ def test_one_setmetadata_is_one_change_set(client, user):
     assert put(c, [(A, b'"4"')])[1] == base[1] + 2
 
 
+@pytest.mark.valgrind
 def test_nothing_is_half_set(client, user):
     c = client(user)
     line = last(c, b'SETMETADATA "" (%s "1" %s {1048577+}\r\n%s)' % (A, B, b"x" * 1048577))
@@ -112,6 +115,7 @@ def test_same_entry_twice_the_last_wins(client, user):
     assert get_metadata(c, b'"" ' + A) == {A: b"2"}
 
 
+@pytest.mark.valgrind
 def test_values(client, user):
     c = client(user)
     binary = bytes(range(256)) * 3
@@ -125,6 +129,7 @@ def test_values(client, user):
                        (b"", b"/private/large"): large}
 
 
+@pytest.mark.valgrind
 def test_depth(client, user):
     c = client(user)
     set_metadata(c, [(b"/private/a", b'"1"'), (b"/private/a/b", b'"2"'), (b"/private/a/b/c", b'"3"'),
@@ -176,6 +181,7 @@ def test_computed_entries_stay_with_dovecot(make_server):
         b"/shared/comment": b"hello", b"/shared/admin": b"mailto:a@example.com"}
 
 
+@plain_doveadm
 def test_internal_attributes_stay_in_the_dictionary(make_server):
     """What Dovecot keeps for itself: here the keys of mail_crypt."""
     server = make_server(extra="mail_attribute_dict = file:%h/dict\nmail_plugins = $mail_plugins mail_crypt\n",
@@ -225,6 +231,7 @@ def test_reading_makes_no_store(server, user):
     assert not os.path.exists(server.home(user) + "/metasync")
 
 
+@plain_doveadm
 def test_doveadm(server, user):
     """doveadm mailbox metadata works on the store; what it sets is pushed."""
     c = server.login(user)
@@ -276,6 +283,7 @@ def test_selected_mailbox(client, user):
 
 # -- dsync -----------------------------------------------------------------------------------------
 
+@plain_doveadm
 def test_dsync(server, user):
     """To an empty store, and after changes and removals on both sides again; each way of writing."""
     other = user + "-other"
@@ -316,6 +324,7 @@ def test_dsync(server, user):
     assert state[(b"box", b"/private/new")] == b"2"
 
 
+@plain_doveadm
 def test_dsync_of_many_entries(server, user):
     """More than fit into one change set."""
     other = user + "-other"
