@@ -56,11 +56,12 @@ static const char schema_sql[] =
 "PRAGMA application_id = " STRINGIFY(APPLICATION_ID) ";"
 "PRAGMA user_version = " STRINGIFY(SCHEMA_VERSION) ";";
 
+/* Before the first page is written, and with it the size of all pages: a commit
+   writes whole pages, three for a small entry. */
+static const char page_size_sql[] = "PRAGMA page_size = 2048;";
 /* No wal_autocheckpoint here: it would take the place of our wal_hook().
-   page_size: a commit writes whole pages, three for a small entry.
    secure_delete: what the user removed shall not stay in the file. */
 static const char connection_sql[] =
-"PRAGMA page_size = 2048;"
 "PRAGMA synchronous = FULL;"
 "PRAGMA cache_size = -512;"
 "PRAGMA temp_store = MEMORY;"
@@ -302,6 +303,8 @@ open_db(struct store *store, struct store_error *error_r)
 	if (status == STORE_OK)
 		status = check_version(store, &new, error_r);
 	store_end(store);
+	if (status == STORE_OK)
+		status = exec(store, page_size_sql, "open", error_r);
 	if (status == STORE_OK)
 		status = set_wal(store, error_r);
 	if (status == STORE_OK)
