@@ -212,22 +212,31 @@ DOVEADM_CMD_PARAMS_END
 
 /* -- new-epoch ------------------------------------------------------------- */
 
+struct metasync_new_epoch_cmd {
+	struct metasync_cmd cmd;
+
+	bool take_over;
+};
+
 static int
 cmd_new_epoch_run(struct doveadm_mail_cmd_context *ctx, struct mail_user *user)
 {
-	struct metasync_cmd *cmd = (struct metasync_cmd *)ctx;
+	struct metasync_new_epoch_cmd *cmd =
+		(struct metasync_new_epoch_cmd *)ctx;
 	struct store_error error;
 	struct store_pos pos;
 	struct store *store;
 
-	if (metasync_cmd_store_if_any(cmd, user, &store) < 0)
+	if (cmd->take_over && metasync_user_is_enabled(user))
+		metasync_user_take_over(user);
+	if (metasync_cmd_store_if_any(&cmd->cmd, user, &store) < 0)
 		return -1;
 	if (store == NULL) {
 		/* one that is made later has an epoch that nobody knows */
 		return 0;
 	}
 	if (store_new_epoch(store, &pos, &error) != STORE_OK)
-		return metasync_cmd_failed(cmd, user, &error);
+		return metasync_cmd_failed(&cmd->cmd, user, &error);
 	doveadm_print_num(pos.epoch);
 	doveadm_print_num(pos.modseq);
 	return 0;
@@ -241,22 +250,37 @@ cmd_new_epoch_init(struct doveadm_mail_cmd_context *ctx ATTR_UNUSED,
 	metasync_cmd_print_number_header("modseq");
 }
 
+static bool
+cmd_new_epoch_parse_arg(struct doveadm_mail_cmd_context *ctx, int c)
+{
+	struct metasync_new_epoch_cmd *cmd =
+		(struct metasync_new_epoch_cmd *)ctx;
+
+	if (c != 't')
+		return FALSE;
+	cmd->take_over = TRUE;
+	return TRUE;
+}
+
 static struct doveadm_mail_cmd_context *cmd_new_epoch_alloc(void)
 {
-	struct metasync_cmd *cmd;
+	struct metasync_new_epoch_cmd *cmd;
 
-	cmd = doveadm_mail_cmd_alloc(struct metasync_cmd);
-	cmd->ctx.v.init = cmd_new_epoch_init;
-	cmd->ctx.v.run = cmd_new_epoch_run;
+	cmd = doveadm_mail_cmd_alloc(struct metasync_new_epoch_cmd);
+	cmd->cmd.ctx.getopt_args = "t";
+	cmd->cmd.ctx.v.parse_arg = cmd_new_epoch_parse_arg;
+	cmd->cmd.ctx.v.init = cmd_new_epoch_init;
+	cmd->cmd.ctx.v.run = cmd_new_epoch_run;
 	doveadm_print_init(DOVEADM_PRINT_TYPE_FLOW);
-	return &cmd->ctx;
+	return &cmd->cmd.ctx;
 }
 
 struct doveadm_cmd_ver2 doveadm_metasync_cmd_new_epoch = {
 	.name = "metasync new-epoch",
 	.mail_cmd = cmd_new_epoch_alloc,
-	.usage = DOVEADM_CMD_MAIL_USAGE_PREFIX,
+	.usage = DOVEADM_CMD_MAIL_USAGE_PREFIX"[-t]",
 DOVEADM_CMD_PARAMS_START
 DOVEADM_CMD_MAIL_COMMON
+DOVEADM_CMD_PARAM('t', "take-over", CMD_PARAM_BOOL, 0)
 DOVEADM_CMD_PARAMS_END
 };

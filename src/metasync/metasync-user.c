@@ -190,6 +190,11 @@ int metasync_user_store(struct mail_user *user, struct store **store_r,
 	return 0;
 }
 
+void metasync_user_take_over(struct mail_user *user)
+{
+	metasync_user_get(user)->set.take_over = TRUE;
+}
+
 int metasync_user_existing_store(struct metasync_user *muser,
 				 struct store **store_r,
 				 struct store_error *error_r)
@@ -353,6 +358,7 @@ void metasync_mail_user_created(struct mail_user *user)
 			  strcmp);
 	muser->set = set;
 	muser->set.dir = p_strdup(user->pool, set.dir);
+	muser->set.owner = user->username;
 	muser->set.log = metasync_store_log;
 	muser->set.log_context = muser;
 

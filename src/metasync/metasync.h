@@ -28,6 +28,9 @@ int metasync_user_store(struct mail_user *user, struct store **store_r,
    *store_r is NULL then. */
 int metasync_user_store_if_any(struct mail_user *user, struct store **store_r,
 			       struct store_error *error_r);
+/* If the store that will be opened is another user's, it is this one's from now
+   on (store_settings.take_over). */
+void metasync_user_take_over(struct mail_user *user);
 /* The limits for this user; known even if the store cannot be opened. */
 const struct store_limits *metasync_user_limits(struct mail_user *user);
 

@@ -7,7 +7,8 @@
    store.c                 settings, errors, names, filters
    store-dir.c             the directory and its files: safety, identity, wake
    store-sqlite.c          statements, errors, transactions, the meta row
-   store-sqlite-open.c     opening, schema, identity, closing
+   store-sqlite-open.c     opening, schema, closing
+   store-sqlite-identity.c whose file it is: copies, owners
    store-sqlite-apply.c    change sets
    store-sqlite-mailbox.c  renames and deletions of mailboxes
    store-sqlite-read.c     reading
@@ -48,6 +49,8 @@ enum store_stmt {
 	STORE_STMT_ROLLBACK,
 	STORE_STMT_META_GET,
 	STORE_STMT_META_SET,
+	STORE_STMT_OWNER_GET,
+	STORE_STMT_OWNER_SET,
 	STORE_STMT_FIND,
 	STORE_STMT_INSERT,
 	STORE_STMT_UPDATE,
@@ -85,6 +88,8 @@ struct store {
 	struct store_meta meta;
 	/* End of the running call's patience, CLOCK_MONOTONIC milliseconds. */
 	int64_t deadline;
+	/* When the file was last seen in its place, on the same clock. */
+	int64_t in_place_at;
 
 	/* Our own change sets, in order; see store_own_start(). */
 	uint64_t *own;
@@ -147,15 +152,27 @@ sqlite3_stmt *store_query(struct store *store, enum store_stmt which,
 enum store_status store_run(struct store *store, struct store_error *error_r,
 			    const char *what, enum store_stmt which,
 			    const char *format, ...);
+/* STORE_FAILED if the file is not in its place. One look in a millisecond is
+   enough. */
+enum store_status store_check_replaced(struct store *store,
+				       struct store_error *error_r);
 /* Begins a transaction and reads the meta row. On failure there is none. */
 enum store_status store_begin(struct store *store, bool write,
 			      struct store_error *error_r);
+/* The same without store_check_replaced(). */
+enum store_status store_begin_unchecked(struct store *store, bool write,
+					struct store_error *error_r);
 /* Writes the meta row and commits. On failure everything is rolled back. */
 enum store_status store_commit(struct store *store,
 			       struct store_error *error_r);
 /* Ends a transaction without writing; safe in any state. */
 void store_end(struct store *store);
 void store_get_pos(const struct store *store, struct store_pos *pos_r);
+
+/* -- store-sqlite-identity.c */
+/* A copy gets a new epoch, another owner's store is refused or taken over. */
+enum store_status store_identity_check(struct store *store,
+				       struct store_error *error_r);
 
 /* -- store-sqlite-apply.c */
 /* Ends a change set's write transaction: with STORE_OK and changed, commits

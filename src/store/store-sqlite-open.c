@@ -1,5 +1,5 @@
 /* Opens and closes a store on SQLite: settings of the connection, the schema
-   and its version, whose file it is. Owns struct store. */
+   and its version. Owns struct store. */
 
 #include "store-private.h"
 
@@ -35,7 +35,8 @@ static const char schema_sql[] =
 "	last_purge INTEGER NOT NULL,"
 "	inode INTEGER NOT NULL,"
 "	birth INTEGER NOT NULL,"
-"	fsid INTEGER NOT NULL);"
+"	fsid INTEGER NOT NULL,"
+"	owner TEXT);"
 "CREATE TABLE entry("
 "	id INTEGER PRIMARY KEY,"
 "	modseq INTEGER NOT NULL,"
@@ -189,7 +190,7 @@ create_schema(struct store *store, struct store_error *error_r)
 		if (status == STORE_OK) {
 			status = exec(store,
 				"INSERT INTO meta VALUES"
-				"(1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0)",
+				"(1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, NULL)",
 				"create", error_r);
 		}
 		memset(&store->meta, 0, sizeof(store->meta));
@@ -207,59 +208,6 @@ create_schema(struct store *store, struct store_error *error_r)
 			return store_commit(store, error_r);
 	}
 	store_end(store);
-	return status;
-}
-
-static bool identity_differs(const struct store *store,
-			     const struct store_meta *file)
-{
-	const struct store_meta *meta = &store->meta;
-
-	return meta->inode != file->inode ||
-		(meta->birth != file->birth && meta->birth != 0 &&
-		 file->birth != 0) ||
-		(meta->fsid != file->fsid && meta->fsid != 0 &&
-		 file->fsid != 0);
-}
-
-/* A copy must not go on with the original's epoch: both would give the same
-   positions to different changes. */
-static enum store_status
-check_identity(struct store *store, struct store_error *error_r)
-{
-	enum store_status status;
-	struct store_meta file;
-
-	status = store_dir_identity(store, &file, error_r);
-	if (status == STORE_OK)
-		status = store_begin(store, false, error_r);
-	if (status != STORE_OK)
-		return status;
-	store_end(store);
-	if (!identity_differs(store, &file))
-		return STORE_OK;
-
-	status = store_begin(store, true, error_r);
-	if (status != STORE_OK)
-		return status;
-	if (!identity_differs(store, &file)) {
-		store_end(store);
-		return STORE_OK;
-	}
-	store->meta.inode = file.inode;
-	store->meta.birth = file.birth;
-	store->meta.fsid = file.fsid;
-	status = store_epoch_draw(store, error_r);
-	if (status == STORE_OK)
-		status = store_commit(store, error_r);
-	else
-		store_end(store);
-	if (status == STORE_OK) {
-		store_wake(store);
-		store_log(store, "%s is a copy or was restored: new epoch %u, "
-			  "every client starts again", store->db_path,
-			  store->meta.epoch);
-	}
 	return status;
 }
 
@@ -355,7 +303,8 @@ enum store_status store_open(const struct store_settings *set,
 	if (status == STORE_OK)
 		status = open_db(store, error_r);
 	if (status == STORE_OK)
-		status = check_identity(store, error_r);
+		status = store_identity_check(store, error_r);
+	store->set.owner = NULL;
 	/* From now on the settings show our own copy */
 	store->set.dir = store->dir;
 	if (status == STORE_OK)

@@ -327,7 +327,7 @@ enum store_status store_read(struct store *store, const struct store_read *req,
 
 	store_start(store, error_r);
 	*more_r = false;
-	status = store_begin(store, false, error_r);
+	status = store_begin_unchecked(store, false, error_r);
 	if (status != STORE_OK)
 		return status;
 	store_get_last_state(store, state_r);
@@ -345,10 +345,13 @@ enum store_status store_read(struct store *store, const struct store_read *req,
 		return store_fail(error_r, STORE_RESET,
 				  "the floor has passed the reader");
 	}
-	/* Woken for nothing: most reads of most sessions */
 	end = cursor->modseq == state_r->pos.modseq &&
 		cursor->id == INT64_MAX;
-	if (!end)
+	/* Woken for nothing: the news may be in a file that took this one's
+	   place */
+	if (end)
+		(void)store_check_replaced(store, error_r);
+	else
 		end = read_on(store, req, cursor, callback, context, error_r);
 	store_end(store);
 	if (error_r->status != STORE_OK)

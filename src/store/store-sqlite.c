@@ -28,6 +28,8 @@ static const char *const stmt_sql[STORE_STMT_COUNT] = {
 		" modseq = ?3, floor = ?4, entries = ?5, bytes = ?6,"
 		" tombstones = ?7, last_purge = ?8, inode = ?9, birth = ?10,"
 		" fsid = ?11 WHERE one = 1",
+	[STORE_STMT_OWNER_GET] = "SELECT owner FROM meta WHERE one = 1",
+	[STORE_STMT_OWNER_SET] = "UPDATE meta SET owner = ?1 WHERE one = 1",
 	/* The value only if it may be equal to the new one. */
 	[STORE_STMT_FIND] =
 		"SELECT id, modseq, size, removed_at IS NULL,"
@@ -300,12 +302,26 @@ meta_read(struct store *store, struct store_error *error_r)
 
 /* Somebody put another file in the database's place: what we would write or
    read now is a file that nobody else sees. */
-bool store_is_replaced(const struct store *store)
+bool store_is_replaced(struct store *store)
 {
 	int moved = 0;
 
-	return sqlite3_file_control(store->db, "main", SQLITE_FCNTL_HAS_MOVED,
-				    &moved) == SQLITE_OK && moved != 0;
+	if (sqlite3_file_control(store->db, "main", SQLITE_FCNTL_HAS_MOVED,
+				 &moved) == SQLITE_OK && moved != 0)
+		return true;
+	store->in_place_at = now_msecs();
+	return false;
+}
+
+enum store_status
+store_check_replaced(struct store *store, struct store_error *error_r)
+{
+	/* The caller has just asked */
+	if (store->in_place_at == now_msecs() || !store_is_replaced(store))
+		return STORE_OK;
+	return store_fail(error_r, STORE_FAILED,
+			  "%s was removed or replaced while it was in use",
+			  store->db_path);
 }
 
 /* A WAL that grows costs a commit 20 to 40 % more: the file system has to
@@ -331,16 +347,12 @@ static void wal_extend(struct store *store)
 						   &size);
 }
 
-enum store_status store_begin(struct store *store, bool write,
-			      struct store_error *error_r)
+enum store_status
+store_begin_unchecked(struct store *store, bool write,
+		      struct store_error *error_r)
 {
 	enum store_status status;
 
-	if (store_is_replaced(store)) {
-		return store_fail(error_r, STORE_FAILED,
-			"%s was removed or replaced while it was in use",
-			store->db_path);
-	}
 	status = store_run(store, error_r, "begin", write ?
 			   STORE_STMT_BEGIN_WRITE : STORE_STMT_BEGIN, "");
 	if (status != STORE_OK)
@@ -353,6 +365,14 @@ enum store_status store_begin(struct store *store, bool write,
 	if (write && !store->wal_extended)
 		wal_extend(store);
 	return STORE_OK;
+}
+
+enum store_status store_begin(struct store *store, bool write,
+			      struct store_error *error_r)
+{
+	if (store_check_replaced(store, error_r) != STORE_OK)
+		return error_r->status;
+	return store_begin_unchecked(store, write, error_r);
 }
 
 void store_end(struct store *store)

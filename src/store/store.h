@@ -51,7 +51,8 @@ enum store_status {
 	/* Written by a newer version of this library. */
 	STORE_NEWER_SCHEMA,
 	/* The directory or a file in it cannot be used for safety: not the
-	   user's own, a link, not a regular file, on a network file system. */
+	   user's own, a link, not a regular file, on a network file system. Or
+	   the store has another owner. */
 	STORE_REFUSED,
 	/* The operating system failed (no space, no permission, I/O error). */
 	STORE_FAILED
@@ -82,6 +83,12 @@ struct store_limits {
 struct store_settings {
 	/* Absolute path. Missing parts are created with mode 0700. */
 	const char *dir;
+	/* Whose store it is: remembered in it when it is made, and refused under
+	   another name, so that two users with one directory do not see each
+	   other's state. NULL: whoever comes. Not kept after store_open(). */
+	const char *owner;
+	/* If it is another's, it is owner's from now on, with a new epoch. */
+	bool take_over;
 	struct store_limits limits;
 	/* How long a call may wait for another process. Default: 5000. */
 	unsigned int busy_timeout_msecs;
@@ -114,9 +121,9 @@ const struct store_settings *store_get_settings(const struct store *store);
 const char *store_get_wake_path(const struct store *store);
 
 /* TRUE if the files are not those any more that were opened: somebody has moved
-   the store away or put another one in its place. Writing fails then; close
-   it and open it again. */
-bool store_is_replaced(const struct store *store);
+   the store away or put another one in its place. Writing fails then, and so
+   does store_read() when there is nothing new; close it and open it again. */
+bool store_is_replaced(struct store *store);
 
 struct store_state {
 	struct store_pos pos;

@@ -563,6 +563,25 @@ def test_new_epoch_reaches_waiting_clients(admin, client, user):
     w.done()
 
 
+def test_a_store_of_another_user(server, admin, client, user):
+    """Two users with one directory would see each other's state. A renamed user looks the same: -t."""
+    admin("set", "", A, "1")
+    epoch = admin.status()["epoch"]
+    other = user + "-renamed"
+    os.rename(server.home(user), server.home(other))
+    c = client(other)
+    get = b'GETMETADATA "" ' + A.encode()
+    assert last(c, get).startswith(b"T NO [UNAVAILABLE]")
+    for command in ("list", "new-epoch"):
+        result = server.doveadm("metasync", command, "-u", other)
+        assert result.returncode == TEMPFAIL
+        assert "belongs to the user %s, not to %s" % (user, other) in result.stderr
+    result = server.doveadm("-f", "tab", "metasync", "new-epoch", "-t", "-u", other)
+    assert result.returncode == 0 and result.stdout.split()[2] != str(epoch)
+    assert ask(c, get)[0] == b'* METADATA "" (%s {1}\r\n1)' % A.encode()
+    assert server.doveadm("metasync", "list", "-u", other).returncode == 0
+
+
 # -- watch -----------------------------------------------------------------------------------------
 
 class Watcher:

@@ -420,14 +420,66 @@ static void test_other_file_system(void **state)
 	assert_int_equal(get_state(f).pos.epoch, epoch);
 }
 
+/* Two users must not see each other's state. */
+static void test_owner(void **state)
+{
+	struct fixture *f = *state;
+	struct store_state first;
+	struct store_pos pos;
+
+	/* one without an owner is the first one's who comes */
+	must_put(f, "", "/private/a", "1");
+	first = get_state(f);
+	f->set.owner = "ann";
+	reopen(f);
+	assert_int_equal(get_state(f).pos.epoch, first.pos.epoch);
+	reopen(f);
+	must_put(f, "", "/private/a", "2");
+	pos = get_state(f).pos;
+
+	store_close(&f->store);
+	f->set.owner = "bob";
+	expect_open(f, STORE_REFUSED, "belongs to the user ann, not to bob");
+	f->set.take_over = true;
+	reopen(f);
+	assert_true(get_state(f).pos.epoch != pos.epoch);
+	assert_true(get_state(f).pos.modseq == pos.modseq);
+	pos = get_state(f).pos;
+	/* once is enough */
+	reopen(f);
+	assert_int_equal(get_state(f).pos.epoch, pos.epoch);
+	f->set.take_over = false;
+	reopen(f);
+	assert_int_equal(get_state(f).pos.epoch, pos.epoch);
+	store_close(&f->store);
+	f->set.owner = "ann";
+	expect_open(f, STORE_REFUSED, "belongs to the user bob, not to ann");
+	/* who does not say */
+	f->set.owner = NULL;
+	reopen(f);
+	assert_int_equal(get_state(f).pos.epoch, pos.epoch);
+}
+
+/* With the size of pages goes the time that a commit takes. */
+static void test_page_size(void **state)
+{
+	assert_int_equal(sql_number(*state, "PRAGMA page_size"), 2048);
+}
+
 static void test_replaced_in_use(void **state)
 {
 	struct fixture *f = *state;
 	struct store *other;
+	struct store_cursor cursor;
+	const struct store_read req = { &filter_all, UINT64_MAX, false };
+	bool more;
 	struct store_error error;
 	struct store_state st;
 
 	must_put(f, "", "/private/a", "1");
+	assert_int_equal(store_cursor_snapshot(f->store, &cursor, &f->error),
+			 STORE_OK);
+	(void)read_text(f, &cursor, &filter_all);
 	assert_false(store_is_replaced(f->store));
 	(void)snprintf(f->text, sizeof(f->text),
 		       "cd %s && mkdir away && mv store.db* away", f->dir);
@@ -437,6 +489,10 @@ static void test_replaced_in_use(void **state)
 	assert_non_null(strstr(f->error.message, "replaced"));
 	assert_int_equal(store_get_state(f->store, &st, &f->error),
 			 STORE_FAILED);
+	/* a reader who is woken finds nothing new and learns it then */
+	assert_int_equal(store_read(f->store, &req, &cursor, NULL, NULL, &st,
+				    &more, &f->error), STORE_FAILED);
+	assert_non_null(strstr(f->error.message, "replaced"));
 	/* a new one in its place; closing the old one does it no harm */
 	other = must_open(&f->set);
 	store_close(&f->store);
@@ -498,6 +554,8 @@ int main(void)
 		T(test_damaged_meta),
 		T(test_copy),
 		T(test_other_file_system),
+		T(test_owner),
+		T(test_page_size),
 		T(test_replaced_in_use),
 	};
 
