@@ -1,7 +1,6 @@
 /* The store's directory and the files in it: creates them private, refuses
-   what is not the user's own or is a link, tells a copy from the original,
-   and holds the wake file. Called while a store is opened, and after each
-   commit to wake.
+   what is not the user's own or is a link, tells a copy from the original.
+   Called while a store is opened.
 
    The database file is never opened here once it exists: closing any
    descriptor on it would drop the POSIX locks that SQLite holds. */
@@ -21,7 +20,6 @@
 #define WAL_NAME DB_NAME"-wal"
 #define SHM_NAME DB_NAME"-shm"
 #define JOURNAL_NAME DB_NAME"-journal"
-#define WAKE_NAME "wake"
 
 static bool sync_parent(const char *path)
 {
@@ -167,7 +165,7 @@ dir_real_path(struct store *store, const char *dir,
 	}
 	if (asprintf(&store->db_path, "%s/" DB_NAME, store->dir) < 0)
 		store->db_path = NULL;
-	if (asprintf(&store->wake_path, "%s/" WAKE_NAME, store->dir) < 0)
+	if (asprintf(&store->wake_path, "%s/" STORE_WAKE_NAME, store->dir) < 0)
 		store->wake_path = NULL;
 	if (store->db_path == NULL || store->wake_path == NULL)
 		return store_fail(error_r, STORE_FAILED, "out of memory");
@@ -301,70 +299,4 @@ enum store_status store_dir_identity(struct store *store,
 	meta->fsid = ((uint64_t)(uint32_t)fs.f_fsid.__val[0] << 32) |
 		(uint32_t)fs.f_fsid.__val[1];
 	return STORE_OK;
-}
-
-enum store_status store_wake_open(struct store *store,
-				  struct store_error *error_r)
-{
-	struct stat st;
-	int fd;
-
-	/* O_NONBLOCK: a FIFO must not hold us up */
-	fd = openat(store->dir_fd, WAKE_NAME, O_RDWR | O_CREAT | O_NOFOLLOW |
-		    O_CLOEXEC | O_NONBLOCK, 0600);
-	if (fd == -1) {
-		return store_fail(error_r, errno == ELOOP || errno == EISDIR ?
-				  STORE_REFUSED : STORE_FAILED,
-				  "%s: open: %s", store->wake_path,
-				  strerror(errno));
-	}
-	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) ||
-	    st.st_uid != geteuid()) {
-		(void)close(fd);
-		return store_fail(error_r, STORE_REFUSED,
-			"%s is not a regular file of the user",
-			store->wake_path);
-	}
-	if (st.st_size == 0)
-		(void)fchmod(fd, 0600);
-	if (store->wake_fd != -1)
-		(void)close(store->wake_fd);
-	store->wake_fd = fd;
-	return STORE_OK;
-}
-
-static bool wake_reopen(struct store *store)
-{
-	struct store_error error;
-
-	if (store_wake_open(store, &error) != STORE_OK) {
-		if (!store->wake_failed)
-			store_log(store, "%s", error.message);
-		store->wake_failed = true;
-		return false;
-	}
-	store_log(store, "%s was removed, created it again", store->wake_path);
-	return true;
-}
-
-void store_wake(struct store *store)
-{
-	uint64_t modseq = store->meta.modseq;
-	struct statx st;
-
-	/* Only the links: a file whose times are looked at gets new ones with
-	   its next write (multigrain timestamps, Linux 6.13), and the next
-	   commit has to wait for that inode, too. */
-	if (statx(store->wake_fd, "", AT_EMPTY_PATH, STATX_NLINK, &st) == 0 &&
-	    st.stx_nlink == 0 && !wake_reopen(store))
-		return;
-	/* Never truncated first: one write, one event. */
-	if (pwrite(store->wake_fd, &modseq, sizeof(modseq), 0) ==
-	    (ssize_t)sizeof(modseq)) {
-		store->wake_failed = false;
-	} else if (!store->wake_failed) {
-		store->wake_failed = true;
-		store_log(store, "%s: write: %s", store->wake_path,
-			  strerror(errno));
-	}
 }

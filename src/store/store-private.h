@@ -5,7 +5,8 @@
    Only src/store includes this.
 
    store.c                 settings, errors, names, filters
-   store-dir.c             the directory and its files: safety, identity, wake
+   store-dir.c             the directory and its files: safety, identity
+   store-wake.c            the wake file
    store-sqlite.c          statements, errors, transactions, the meta row
    store-sqlite-open.c     opening, schema, closing
    store-sqlite-identity.c whose file it is: copies, owners
@@ -28,6 +29,10 @@
 /* An epoch is drawn at most this often on a client's word. */
 #define STORE_EPOCH_INTERVAL_SECS 60
 #define STORE_PURGE_INTERVAL_SECS (24 * 60 * 60)
+
+#define STORE_WAKE_NAME "wake"
+/* Room for a change set in the wake file: half a kB with what is before it. */
+#define STORE_WAKE_DATA_SIZE 488
 
 /* The meta row as of the last transaction. */
 struct store_meta {
@@ -76,12 +81,22 @@ enum store_stmt {
 	STORE_STMT_COUNT
 };
 
+/* What the running change set changes, for the wake file. */
+struct store_wake_set {
+	size_t size;
+	int64_t last_id;
+	/* does not fit */
+	bool full;
+	unsigned char data[STORE_WAKE_DATA_SIZE];
+};
+
 struct store {
 	struct store_settings set;
 	/* Real path of the directory and of the files in it. */
 	char *dir, *db_path, *wake_path;
 	int dir_fd, wake_fd;
 	bool wake_failed;
+	struct store_wake_set wake_set;
 
 	sqlite3 *db;
 	sqlite3_stmt *stmts[STORE_STMT_COUNT];
@@ -130,10 +145,26 @@ enum store_status store_dir_files(struct store *store,
 enum store_status store_dir_identity(struct store *store,
 				     struct store_meta *meta,
 				     struct store_error *error_r);
+
+/* -- store-wake.c */
 enum store_status store_wake_open(struct store *store,
 				  struct store_error *error_r);
+/* What the write transaction that begins changes is told with store_wake(); one
+   that adds nothing is read from the database. Rows with ids that do not
+   ascend are, too. */
+void store_wake_set_start(struct store *store);
+void store_wake_set_add(struct store *store, const struct store_change *change,
+			int64_t id);
 /* Tells the waiting sessions. Never fails the caller: the commit is done. */
 void store_wake(struct store *store);
+/* The highest modseq of this epoch that the file shows; 0: none. */
+uint64_t store_wake_highest(const struct store *store, uint32_t epoch);
+/* store_read() for a cursor at an end, if exactly one change set came since and is
+   in the file: returns true then. */
+bool store_wake_read(struct store *store, const struct store_read *req,
+		     struct store_cursor *cursor,
+		     store_entry_callback_t *callback, void *context,
+		     bool *more_r);
 
 /* -- store-sqlite.c */
 /* Maps the database's last error. what: "commit", "read" ... */

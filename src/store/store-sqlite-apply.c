@@ -161,6 +161,7 @@ row_remove(struct store *store, const struct store_change *change,
 		      (int64_t)modseq, (int64_t)0, (int64_t)time(NULL),
 		      row->id) != STORE_OK)
 		return error_r->status;
+	store_wake_set_add(store, change, row->id);
 	return mailbox_count(store, change->mailbox, -1, error_r);
 }
 
@@ -192,6 +193,8 @@ row_set(struct store *store, const struct store_change *change,
 	}
 	if (error_r->status != STORE_OK)
 		return error_r->status;
+	store_wake_set_add(store, change, row->id != 0 ? row->id :
+			   sqlite3_last_insert_rowid(store->db));
 	return mailbox_count(store, change->mailbox, row->live ? 0 : 1,
 			     error_r);
 }

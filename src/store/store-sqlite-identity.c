@@ -19,6 +19,14 @@ static bool identity_differs(const struct store *store,
 		 file->fsid != 0);
 }
 
+/* The wake file shows what this store does not have. Others may write between our
+   looking at one and at the other, unless we hold the lock. */
+static bool is_older_than_wake(const struct store *store)
+{
+	return store_wake_highest(store, store->meta.epoch) >
+		store->meta.modseq;
+}
+
 /* A copy must not go on with the original's epoch: both would give the same
    positions to different changes. */
 static enum store_status
@@ -33,13 +41,13 @@ check_identity(struct store *store, struct store_error *error_r)
 	if (status != STORE_OK)
 		return status;
 	store_end(store);
-	if (!identity_differs(store, &file))
+	if (!identity_differs(store, &file) && !is_older_than_wake(store))
 		return STORE_OK;
 
 	status = store_begin(store, true, error_r);
 	if (status != STORE_OK)
 		return status;
-	if (!identity_differs(store, &file)) {
+	if (!identity_differs(store, &file) && !is_older_than_wake(store)) {
 		store_end(store);
 		return STORE_OK;
 	}

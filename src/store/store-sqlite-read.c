@@ -326,6 +326,12 @@ enum store_status store_read(struct store *store, const struct store_read *req,
 	bool end;
 
 	store_start(store, error_r);
+	if (store_wake_read(store, req, cursor, callback, context, more_r)) {
+		store_get_last_state(store, state_r);
+		state_r->pos.epoch = cursor->epoch;
+		state_r->pos.modseq = cursor->modseq;
+		return STORE_OK;
+	}
 	*more_r = false;
 	status = store_begin_unchecked(store, false, error_r);
 	if (status != STORE_OK)

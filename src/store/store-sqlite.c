@@ -364,6 +364,8 @@ store_begin_unchecked(struct store *store, bool write,
 	}
 	if (write && !store->wal_extended)
 		wal_extend(store);
+	if (write)
+		store_wake_set_start(store);
 	return STORE_OK;
 }
 

@@ -114,9 +114,9 @@ void store_close(struct store **store);
 
 /* The settings with which the store was opened; live as long as it does. */
 const struct store_settings *store_get_settings(const struct store *store);
-/* The wake file's path: 8 bytes in it are overwritten after each commit and
+/* The wake file's path: a few bytes in it are overwritten after each commit and
    before store_apply() returns. Watch it (inotify) and on an event read the
-   store: the number is a hint, the store is the truth. The path may be
+   store; what is in the file is the store's own business. The path may be
    replaced by a new file; verify it now and then. */
 const char *store_get_wake_path(const struct store *store);
 
@@ -325,7 +325,8 @@ struct store_read {
    the end.
    *more_r: there may be more, call again. If it is false, no selected change
    up to state_r->pos is unread: a consistent state. The cursor moves behind
-   what was read, at the end to state_r->pos.
+   what was read, at the end to state_r->pos. The other figures of *state_r may
+   be older.
    STORE_RESET: the history is gone (new epoch, floor passed the cursor); start
    a new snapshot. */
 enum store_status store_read(struct store *store, const struct store_read *req,

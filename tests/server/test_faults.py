@@ -193,7 +193,7 @@ def test_wake_file_removed(make_server):
         w.until("marker")
         assert w.mark[:2] == pos
         # the writer has made a new one
-        assert os.path.getsize(directory(server, "u1") + "/wake") == 8
+        assert os.path.getsize(directory(server, "u1") + "/wake") > 0
         pos = put(c, [(A, b'"3"')])
         w.until("marker")
         assert w.mark[:2] == pos

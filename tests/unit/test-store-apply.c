@@ -1,5 +1,5 @@
-/* Change sets: positions, conditions, limits, what is not a change, and the
-   wake file. */
+/* Change sets: positions, conditions, limits, what is not a
+   change. */
 
 #include "store-test.h"
 
@@ -8,7 +8,6 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/inotify.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -383,39 +382,6 @@ static void test_big_value(void **state)
 	must_check(f);
 }
 
-/* -- wake */
-
-static uint64_t wake_number(const struct fixture *f)
-{
-	uint64_t number = 0;
-	int fd = open(store_get_wake_path(f->store), O_RDONLY);
-
-	assert_int_not_equal(fd, -1);
-	assert_int_equal(pread(fd, &number, sizeof(number), 0),
-			 sizeof(number));
-	(void)close(fd);
-	return number;
-}
-
-/* The events that have come, or'ed. */
-static uint32_t wake_events(int fd)
-{
-	char buf[4096] __attribute__((aligned(8)));
-	const struct inotify_event *event;
-	uint32_t mask = 0;
-	ssize_t ret;
-	char *p;
-
-	while ((ret = read(fd, buf, sizeof(buf))) > 0) {
-		for (p = buf; p < buf + ret; p += sizeof(*event) + event->len) {
-			event = (const void *)p;
-			mask |= event->mask;
-		}
-	}
-	assert_int_equal(errno, EAGAIN);
-	return mask;
-}
-
 static bool same_value(const struct store_entry *entry, void *context)
 {
 	const struct store_change *change = context;
@@ -466,76 +432,6 @@ static void test_set_larger_than_the_cache(void **state)
 	}
 }
 
-static void test_wake(void **state)
-{
-	struct fixture *f = *state;
-	struct store_pos none = { 0, 0 };
-	struct stat st;
-	int fd;
-
-	fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
-	assert_int_not_equal(inotify_add_watch(fd,
-		store_get_wake_path(f->store),
-		IN_MODIFY | IN_ATTRIB | IN_DELETE_SELF), -1);
-
-	must_put(f, "", "/private/a", "1");
-	assert_int_equal(wake_events(fd), IN_MODIFY);
-	assert_int_equal(wake_number(f), 2);
-	/* nothing changed, nobody is woken */
-	must_put(f, "", "/private/a", "1");
-	assert_int_equal(put_if(f, "", "/private/a", "2", STORE_IF_ABSENT,
-				none), STORE_MODIFIED);
-	assert_int_equal(wake_events(fd), 0);
-	must_put(f, "", "/private/a", "2");
-	assert_int_equal(wake_events(fd), IN_MODIFY);
-	assert_int_equal(store_new_epoch(f->store, &f->pos, &f->error),
-			 STORE_OK);
-	assert_int_equal(wake_events(fd), IN_MODIFY);
-	must_put(f, "x", "/private/a", "2");
-	(void)wake_events(fd);
-	assert_int_equal(store_rename_mailbox(f->store, "x", "y", '/',
-					      &f->pos, &f->error), STORE_OK);
-	assert_int_equal(wake_events(fd), IN_MODIFY);
-	assert_int_equal(store_delete_mailbox(f->store, "y", &f->pos,
-					      &f->error), STORE_OK);
-	assert_int_equal(wake_events(fd), IN_MODIFY);
-	assert_int_equal(wake_number(f), f->pos.modseq);
-	(void)close(fd);
-	assert_int_equal(stat(store_get_wake_path(f->store), &st), 0);
-	assert_int_equal(st.st_size, 8);
-}
-
-static void test_wake_removed(void **state)
-{
-	struct fixture *f = *state;
-
-	assert_int_equal(unlink(store_get_wake_path(f->store)), 0);
-	must_put(f, "", "/private/a", "1");
-	assert_int_equal(wake_number(f), 2);
-	assert_int_equal(f->log_count, 1);
-	assert_non_null(strstr(f->log, "wake was removed"));
-	must_put(f, "", "/private/a", "2");
-	assert_int_equal(wake_number(f), 3);
-	assert_int_equal(f->log_count, 1);
-}
-
-/* The commit is done: a wake file that fails must not undo it. */
-static void test_wake_fails(void **state)
-{
-	struct fixture *f = *state;
-
-	assert_int_equal(unlink(store_get_wake_path(f->store)), 0);
-	assert_int_equal(symlink("elsewhere", store_get_wake_path(f->store)),
-			 0);
-	must_put(f, "", "/private/a", "1");
-	must_put(f, "", "/private/a", "2");
-	assert_int_equal(f->log_count, 1);
-	assert_int_equal(access(path_of(f, "elsewhere"), F_OK), -1);
-	assert_int_equal(unlink(store_get_wake_path(f->store)), 0);
-	must_put(f, "", "/private/a", "3");
-	assert_int_equal(wake_number(f), 4);
-}
-
 #define T(name) cmocka_unit_test_setup_teardown(name, fixture_setup, \
 						fixture_teardown)
 int main(void)
@@ -558,9 +454,6 @@ int main(void)
 		T(test_limit_bytes),
 		T(test_big_value),
 		T(test_set_larger_than_the_cache),
-		T(test_wake),
-		T(test_wake_removed),
-		T(test_wake_fails),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
