@@ -295,9 +295,9 @@ bool store_wake_read(struct store *store, const struct store_read *req,
 	if (slot->header.modseq != modseq || slot->header.size == 0 ||
 	    !slot_is_valid(slot, cursor->epoch))
 		return false;
-	/* Several: of the same entry, the newest value is wanted */
-	if (next->header.modseq > modseq &&
-	    slot_is_valid(next, cursor->epoch))
+	/* Several: of the same entry, the newest value is wanted. Or a new
+	   epoch */
+	if (next->header.modseq > modseq)
 		return false;
 	*more_r = !slot_show(slot, req, cursor, callback, context);
 	return true;

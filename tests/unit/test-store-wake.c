@@ -370,6 +370,13 @@ static void test_read_not_in_wake(void **state)
 			 STORE_OK);
 	must_put(f, "", "/private/a", "4");
 	assert_string_equal(read_text(f, &cursor, &filter_all), "status 2");
+	/* not before the one that came after what the reader finds */
+	cursor = cursor_now(f);
+	must_put(f, "", "/private/a", "5");
+	must_put(f, "", "/private/a", "6");
+	assert_int_equal(store_new_epoch(f->store, &f->pos, &f->error),
+			 STORE_OK);
+	assert_string_equal(read_text(f, &cursor, &filter_all), "status 2");
 }
 
 /* A writer has committed and not told yet, when the next one tells. */
