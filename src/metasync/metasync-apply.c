@@ -122,8 +122,7 @@ metasync_apply(struct mail_user *user, struct store *store,
 	metasync_apply_event(muser, status, changes, count, &start);
 	if (status == STORE_OK) {
 		metasync_warn_limits(muser, store);
-		if (note)
-			metasync_note(muser, changes, count);
+		metasync_note(muser, changes, count, !note);
 	}
 	return status;
 }

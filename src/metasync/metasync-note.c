@@ -2,7 +2,10 @@
    the mailboxes' logs. Stock's way of setting does it in its own transaction
    (metasync-attribute.c); what comes through the store's other writers is noted
    here, a moment later, so that a client that sets much waits for one opening of
-   a mailbox and not for each. */
+   a mailbox and not for each.
+
+   The mailboxes of all writers are opened here, which tells if one has gone while
+   its entries were set: who took it away has removed what was there then. */
 
 #include "metasync-private.h"
 #include "array.h"
@@ -18,7 +21,7 @@ metasync_note_cmp_attribute(const struct metasync_note *n1,
 
 	if (ret == 0)
 		ret = (n1->pvt ? 1 : 0) - (n2->pvt ? 1 : 0);
-	return ret != 0 ? ret : strcmp(n1->key, n2->key);
+	return ret != 0 ? ret : null_strcmp(n1->key, n2->key);
 }
 
 static int
@@ -41,7 +44,9 @@ metasync_note_open(struct metasync_user *muser, const char *mailbox)
 	box = mailbox_alloc(ns->list, mailbox, MAILBOX_FLAG_IGNORE_ACLS);
 	if (mailbox_open(box) < 0) {
 		/* nothing to sync if it does not exist any more */
-		if (mailbox_get_last_mail_error(box) != MAIL_ERROR_NOTFOUND) {
+		if (mailbox_get_last_mail_error(box) == MAIL_ERROR_NOTFOUND)
+			muser->mailboxes_healed = FALSE;
+		else {
 			e_error(muser->event, "Mailbox %s cannot be opened "
 				"to note changes for dsync: %s", mailbox,
 				mailbox_get_last_internal_error(box, NULL));
@@ -79,8 +84,9 @@ metasync_note_mailbox(struct metasync_user *muser,
 				      __func__);
 	for (i = 0; i < count; i++) {
 		/* of several the last */
-		if (i + 1 == count ||
-		    metasync_note_cmp_attribute(&notes[i], &notes[i + 1]) != 0)
+		if (notes[i].key != NULL &&
+		    (i + 1 == count ||
+		     metasync_note_cmp_attribute(&notes[i], &notes[i + 1]) != 0))
 			metasync_note_add(t, &notes[i]);
 	}
 	if (mailbox_transaction_commit(&t) < 0) {
@@ -111,10 +117,12 @@ void metasync_notes_flush(struct metasync_user *muser)
 		first = i;
 	}
 	pool_unref(&muser->notes_pool);
+	metasync_user_heal(muser);
 }
 
 void metasync_note(struct metasync_user *muser,
-		   const struct store_change *changes, unsigned int count)
+		   const struct store_change *changes, unsigned int count,
+		   bool only_look)
 {
 	struct metasync_note *note;
 	const char *key;
@@ -129,13 +137,16 @@ void metasync_note(struct metasync_user *muser,
 						    muser);
 	}
 	for (i = 0; i < count; i++) {
+		/* the server is always there */
+		if (only_look && *changes[i].mailbox == '\0')
+			continue;
 		note = array_append_space(&muser->notes);
 		note->seq = array_count(&muser->notes);
 		note->mailbox = p_strdup(muser->notes_pool,
 					 changes[i].mailbox);
 		note->pvt = str_begins(changes[i].name, "/private/");
 		key = strchr(changes[i].name + 1, '/') + 1;
-		note->key = *note->mailbox != '\0' ?
+		note->key = only_look ? NULL : *note->mailbox != '\0' ?
 			p_strdup(muser->notes_pool, key) :
 			p_strconcat(muser->notes_pool,
 				MAILBOX_ATTRIBUTE_PREFIX_DOVECOT_PVT_SERVER,

@@ -13,6 +13,7 @@
 
 /* An attribute that has changed; see metasync-note.c. */
 struct metasync_note {
+	/* key: NULL if there is nothing to write down */
 	const char *mailbox, *key;
 	unsigned int seq;
 	bool pvt, removed;
@@ -76,6 +77,9 @@ metasync_mailbox_lookup(struct mailbox *box, guid_128_t guid_r);
 /* Compares all mailboxes that the open store knows with those that exist. Returns
    FALSE if the store failed (logged). */
 bool metasync_mailboxes_heal(struct metasync_user *muser);
+/* The same if the store is open and has not been compared since something hinted
+   at a difference (mailboxes_healed). */
+void metasync_user_heal(struct metasync_user *muser);
 
 /* Modules' contexts of mailboxes (all that metasync_mailbox_allocated() took)
    and of their transactions. */
@@ -104,9 +108,11 @@ int metasync_transaction_commit(struct mailbox_transaction_context *t,
 				struct mail_transaction_commit_changes *changes_r);
 void metasync_transaction_rollback(struct mailbox_transaction_context *t);
 
-/* Remembers changes to be written down by metasync_notes_flush(). */
+/* Remembers changes to be written down by metasync_notes_flush(). only_look: to see
+   whether their mailboxes are still there. */
 void metasync_note(struct metasync_user *muser,
-		   const struct store_change *changes, unsigned int count);
+		   const struct store_change *changes, unsigned int count,
+		   bool only_look);
 void metasync_notes_flush(struct metasync_user *muser);
 
 void metasync_mail_user_created(struct mail_user *user);

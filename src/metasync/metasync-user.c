@@ -176,6 +176,12 @@ metasync_user_open(struct metasync_user *muser, struct store_error *error_r)
 	return status == STORE_OK ? 0 : -1;
 }
 
+void metasync_user_heal(struct metasync_user *muser)
+{
+	if (muser->store != NULL && !muser->mailboxes_healed)
+		muser->mailboxes_healed = metasync_mailboxes_heal(muser);
+}
+
 int metasync_user_store(struct mail_user *user, struct store **store_r,
 			struct store_error *error_r)
 {
@@ -184,8 +190,7 @@ int metasync_user_store(struct mail_user *user, struct store **store_r,
 	*store_r = NULL;
 	if (metasync_user_open(muser, error_r) < 0)
 		return -1;
-	if (!muser->mailboxes_healed)
-		muser->mailboxes_healed = metasync_mailboxes_heal(muser);
+	metasync_user_heal(muser);
 	*store_r = muser->store;
 	return 0;
 }
@@ -285,6 +290,7 @@ void metasync_user_log(struct mail_user *user, const struct store_error *error)
 static void metasync_user_upkeep_timeout(struct metasync_user *muser)
 {
 	timeout_remove(&muser->to_upkeep);
+	metasync_user_heal(muser);
 	if (muser->store != NULL)
 		store_idle(muser->store);
 }

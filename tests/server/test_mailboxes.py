@@ -3,11 +3,13 @@ has not got it (noticed at the next access). The entries follow the mailbox, not
 
 import os
 import sqlite3
+import time
 
 import pytest
 
+from harness.server import imap_pid
 from lifecycle import await_log
-from metasync import Watch, last, put, sane
+from metasync import Watch, last, lines_until, put, sane
 
 A = b"/private/vendor/test/a"
 
@@ -496,6 +498,43 @@ protocol imap {
         assert state(c) == {b"Read": b"new", b"Post": b"new", b"Seen": b"Seen", b"Unseen": b"Unseen",
                             b"Unseen2": b"Moved"}
         c.logout()
+
+
+def await_sleep(pid):
+    """Until the process sleeps between two tries to get a lock."""
+    end = time.monotonic() + 10
+    while True:
+        with open("/proc/%d/wchan" % pid) as f:
+            wchan = f.read()
+        if "nanosleep" in wchan:
+            return
+        assert time.monotonic() < end, wchan
+
+
+@pytest.mark.parametrize("command", [b"XMETASET", b"SETMETADATA"])
+@pytest.mark.parametrize("change", [("delete", "Work"), ("rename", "Work", "Job")])
+def test_a_mailbox_goes_while_an_entry_is_set(server, user, command, change):
+    """The command has found the mailbox and waits for the store; meanwhile others take the mailbox away."""
+    away(server, user, b"Work", b"Stays")
+    server.await_no_session(user)
+    c = server.login(user)
+    w = Watch(server.login(user), b"(PERSONAL) /private").catch_up()
+    db = sqlite3.connect(server.home(user) + "/metasync/store.db", isolation_level=None)
+    db.execute("BEGIN IMMEDIATE")
+    tag = c.start(b'%s Work (%s "late")' % (command, A))
+    await_sleep(imap_pid(c.sock))
+    others(server, change[0], user, *change[1:])
+    db.execute("ROLLBACK")
+    db.close()
+    reply = lines_until(c, tag)[-1]
+    # stock's own transaction notices it sometimes
+    assert reply.startswith(b"T OK") or (command == b"SETMETADATA" and reply == b"T NO Mailbox was deleted under us.")
+    expected = {(b"Stays", A): b"Stays"}
+    if change[0] == "rename":
+        expected[b"Job", A] = b"late"
+    while w.state != expected:
+        w.until("marker")
+    w.done()
 
 
 # -- a store that fails ----------------------------------------------------------------------------
