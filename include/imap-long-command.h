@@ -63,6 +63,10 @@ struct imap_long_command_vfuncs {
 	   the defaults are good. */
 	void (*limits)(struct imap_long_command *lc,
 		       struct imap_long_command_limits *limits);
+	/* Instead of start(): a literal (else all arguments together) was over
+	   the limits, and the command ends with its text. NULL: nobody counts
+	   it. */
+	void (*over_limits)(struct imap_long_command *lc, bool literal);
 	/* All arguments have been read, literals of any size included (NULs are
 	   possible in literal8 and literals: use the length). Ends in
 	   IMAP_ARG_EOL. A short command ends itself here. */

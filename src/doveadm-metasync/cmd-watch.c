@@ -173,7 +173,9 @@ static void watch_look(struct metasync_watch_cmd *cmd)
 		if (result == IO_NOTIFY_NOSUPPORT && !cmd->warned) {
 			cmd->warned = TRUE;
 			i_warning("metasync: No inotify watch: looking once a "
-				  "second instead");
+				  "second instead (see "
+				  "fs.inotify.max_user_instances and "
+				  "max_user_watches)");
 		}
 	}
 	cmd->to = timeout_add(cmd->io == NULL ? WATCH_POLL_MSECS :

@@ -101,6 +101,7 @@ const char *metasync_cmd_error(struct mail_user *user,
 {
 	const struct store_limits *limits = metasync_user_limits(user);
 
+	metasync_user_count(user, error->status);
 	*code_r = DOVEADM_EX_NOTPOSSIBLE;
 	switch (error->status) {
 	case STORE_VALUE_TOO_BIG:
@@ -123,10 +124,10 @@ const char *metasync_cmd_error(struct mail_user *user,
 		return "No such position in the store's history";
 	case STORE_INVALID:
 	case STORE_CORRUPT:
-		return error->message;
+		return metasync_error_log_text(error);
 	default:
 		*code_r = EX_TEMPFAIL;
-		return error->message;
+		return metasync_error_log_text(error);
 	}
 }
 
@@ -146,7 +147,8 @@ metasync_cmd_enabled(struct metasync_cmd *cmd, struct mail_user *user)
 {
 	if (metasync_user_is_enabled(user))
 		return 0;
-	i_error("metasync is not enabled for this user");
+	i_error("metasync is not enabled for this user (no home, or "
+		"metasync_enabled = no)");
 	return metasync_cmd_exit(cmd, DOVEADM_EX_NOTFOUND);
 }
 

@@ -66,7 +66,8 @@ int metasync_cmd_exit(struct metasync_cmd *cmd, int code);
 /* Tells a store's error. Returns -1. */
 int metasync_cmd_failed(struct metasync_cmd *cmd, struct mail_user *user,
 			const struct store_error *error);
-/* Which words and exit code go with a store's error (data stack). */
+/* Which words and exit code go with a store's error (data stack), to be told now:
+   it is counted. */
 const char *metasync_cmd_error(struct mail_user *user,
 			       const struct store_error *error, int *code_r);
 

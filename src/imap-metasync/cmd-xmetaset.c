@@ -37,6 +37,14 @@ static void xmetaset_limits(struct imap_long_command *lc,
 		metasync_error_text(lc->client->user, &error), NULL);
 }
 
+static void xmetaset_over_limits(struct imap_long_command *lc, bool literal)
+{
+	if (metasync_user_is_enabled(lc->client->user)) {
+		metasync_user_count(lc->client->user, literal ?
+				    STORE_VALUE_TOO_BIG : STORE_LIMIT);
+	}
+}
+
 static bool xmetaset_lost_entry(const struct store_entry *entry, void *context)
 {
 	struct xmetaset_context *ctx = context;
@@ -143,10 +151,13 @@ static void xmetaset_start(struct imap_long_command *lc,
 
 	if (!metasync_user_is_enabled(lc->client->user))
 		imap_long_command_bad(lc, "Unknown command.");
-	else if (imap_metasync_parse_set(lc, args, &set, &refusal) < 0)
-		imap_metasync_refuse(lc, &refusal);
-	else
+	else if (imap_metasync_parse_set(lc, args, &set, &refusal) == 0)
 		xmetaset_apply(ctx, &set);
+	else {
+		if (refusal.limit)
+			metasync_user_count(lc->client->user, STORE_LIMIT);
+		imap_metasync_refuse(lc, &refusal);
+	}
 }
 
 static void xmetaset_finish(struct imap_long_command *lc,
@@ -165,6 +176,7 @@ const struct imap_long_command_def imap_metasync_cmd_xmetaset = {
 	.uses_mailbox = TRUE,
 	.v = {
 		.limits = xmetaset_limits,
+		.over_limits = xmetaset_over_limits,
 		.start = xmetaset_start,
 		.more = xmetaset_more,
 		.finish = xmetaset_finish

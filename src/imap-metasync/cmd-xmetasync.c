@@ -25,8 +25,12 @@ struct xmetasync_context {
 	   any kind that was sent */
 	struct store_pos pos;
 	uint64_t mark_modseq;
-	/* entries sent since the last full marker */
+	/* since the last full marker: entries and bytes of values sent, and
+	   the event of it, which began when there was a reason to look; NULL:
+	   there was none */
 	unsigned int sent;
+	uint64_t sent_bytes;
+	struct event *event;
 	/* when xmetasync_entry() ends the round */
 	uoff_t stop_at_bytes;
 
@@ -63,23 +67,33 @@ static int xmetasync_start_snapshot(struct xmetasync_context *ctx,
 	return 0;
 }
 
+/* The event's duration is from the first reason to look to the marker. */
+static void xmetasync_event_begin(struct xmetasync_context *ctx)
+{
+	if (ctx->event == NULL)
+		ctx->event = event_create(ctx->lc->client->event);
+}
+
 /* For counting; never what was sent. */
 static void xmetasync_event_sent(struct xmetasync_context *ctx)
 {
-	e_debug(event_create_passthrough(ctx->lc->client->event)->
-		set_name("metasync_sent")->
-		add_int("entries", ctx->sent)->
-		add_str("kind", ctx->live ? "push" : "catch-up")->event(),
-		"Sent %u entries", ctx->sent);
+	event_add_int(ctx->event, "entries", ctx->sent);
+	event_add_int(ctx->event, "bytes", ctx->sent_bytes);
+	event_add_str(ctx->event, "kind", ctx->live ? "push" : "catch-up");
+	event_set_name(ctx->event, "metasync_sent");
+	e_debug(ctx->event, "Sent %u entries", ctx->sent);
 	ctx->sent = 0;
+	ctx->sent_bytes = 0;
 }
 
 static int
-xmetasync_reset(struct xmetasync_context *ctx, struct store_error *error_r)
+xmetasync_reset(struct xmetasync_context *ctx, const char *reason,
+		struct store_error *error_r)
 {
 	e_debug(event_create_passthrough(ctx->lc->client->event)->
-		set_name("metasync_reset")->event(),
-		"Client has to forget what it knows");
+		set_name("metasync_reset")->
+		add_str("reason", reason)->event(),
+		"Client has to forget what it knows: %s", reason);
 	imap_metasync_output_line(&ctx->output, "* OK [XMETASYNC RESET] "
 		"Forget what you know, a snapshot follows.");
 	return xmetasync_start_snapshot(ctx, error_r);
@@ -91,7 +105,7 @@ static int xmetasync_init_cursor(struct xmetasync_context *ctx,
 	if (!ctx->watch.have_since)
 		return xmetasync_start_snapshot(ctx, error_r);
 	if (ctx->watch.since_token != ctx->watch.token)
-		return xmetasync_reset(ctx, error_r);
+		return xmetasync_reset(ctx, "watch", error_r);
 	switch (store_cursor_since(ctx->store, &ctx->watch.since,
 				   &ctx->cursor, error_r)) {
 	case STORE_OK:
@@ -99,7 +113,7 @@ static int xmetasync_init_cursor(struct xmetasync_context *ctx,
 		ctx->marker_due = TRUE;
 		return 0;
 	case STORE_RESET:
-		return xmetasync_reset(ctx, error_r);
+		return xmetasync_reset(ctx, "history", error_r);
 	default:
 		return -1;
 	}
@@ -128,6 +142,7 @@ static void xmetasync_start(struct imap_long_command *lc,
 	ctx->lc = lc;
 	lc->context = ctx;
 	imap_metasync_output_init(&ctx->output, lc);
+	xmetasync_event_begin(ctx);
 
 	if (!metasync_user_is_enabled(lc->client->user)) {
 		imap_long_command_bad(lc, "Unknown command.");
@@ -164,6 +179,8 @@ static bool xmetasync_entry(const struct store_entry *entry, void *context)
 
 	ctx->marker_due = TRUE;
 	ctx->sent++;
+	if (entry->value != NULL)
+		ctx->sent_bytes += entry->value_size;
 	return imap_metasync_output_entry(&ctx->output, entry) &&
 		ctx->output.bytes < ctx->stop_at_bytes;
 }
@@ -178,6 +195,7 @@ static void xmetasync_consistent(struct xmetasync_context *ctx,
 		xmetasync_send_mark(ctx, "", pos->modseq);
 		xmetasync_event_sent(ctx);
 	}
+	event_unref(&ctx->event);
 	if (!ctx->live && !ctx->watch.once)
 		imap_metasync_output_line(&ctx->output, "+ idling");
 	ctx->live = TRUE;
@@ -212,6 +230,7 @@ static bool xmetasync_more(struct imap_long_command *lc)
 	struct store_error error;
 	bool more = TRUE;
 
+	xmetasync_event_begin(ctx);
 	ctx->stop_at_bytes = ctx->output.bytes + XMETASYNC_READ_SIZE;
 	switch (store_read(ctx->store, &req, &ctx->cursor, xmetasync_entry,
 			   ctx, &state, &more, &error)) {
@@ -222,7 +241,7 @@ static bool xmetasync_more(struct imap_long_command *lc)
 			xmetasync_consistent(ctx, &state.pos);
 		break;
 	case STORE_RESET:
-		if (xmetasync_reset(ctx, &error) == 0) {
+		if (xmetasync_reset(ctx, "history", &error) == 0) {
 			more = TRUE;
 			break;
 		}
@@ -237,6 +256,7 @@ static bool xmetasync_more(struct imap_long_command *lc)
 
 static void xmetasync_change(struct imap_long_command *lc)
 {
+	xmetasync_event_begin(lc->context);
 	imap_long_command_more(lc);
 }
 
@@ -267,6 +287,7 @@ static void xmetasync_finish(struct imap_long_command *lc,
 	struct xmetasync_context *ctx = lc->context;
 
 	imap_metasync_output_deinit(&ctx->output);
+	event_unref(&ctx->event);
 	if (ctx->store != NULL)
 		metasync_user_upkeep(lc->client->user);
 }

@@ -23,8 +23,9 @@ extern const struct imap_long_command_def imap_metasync_cmd_xmetaset;
 struct imap_metasync_refusal {
 	const char *text;
 	bool syntax;
+	/* too much of something, or a name is too long */
+	bool limit;
 };
-
 
 struct imap_metasync_watch {
 	struct store_filter filter;

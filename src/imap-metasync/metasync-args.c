@@ -21,6 +21,7 @@ static int args_bad(struct args_parser *parser, const char *error)
 {
 	parser->refusal->text = p_strdup(parser->lc->pool, error);
 	parser->refusal->syntax = TRUE;
+	parser->refusal->limit = FALSE;
 	return -1;
 }
 
@@ -28,6 +29,14 @@ static int args_no(struct args_parser *parser, const char *text)
 {
 	parser->refusal->text = p_strdup(parser->lc->pool, text);
 	parser->refusal->syntax = FALSE;
+	parser->refusal->limit = FALSE;
+	return -1;
+}
+
+static int args_limit(struct args_parser *parser, const char *text)
+{
+	(void)args_no(parser, t_strconcat("NO [LIMIT] ", text, NULL));
+	parser->refusal->limit = TRUE;
 	return -1;
 }
 
@@ -88,10 +97,10 @@ args_get_entry(struct args_parser *parser, const struct imap_arg *arg,
 	case STORE_NAME_INVALID:
 		return args_bad(parser, "Invalid entry name.");
 	case STORE_NAME_TOO_LONG:
-		return args_no(parser, "NO [LIMIT] Entry name is too long.");
+		return args_limit(parser, "Entry name is too long.");
 	}
 	if (++parser->entry_count > IMAP_METASYNC_MAX_ENTRIES)
-		return args_no(parser, "NO [LIMIT] Too many entries.");
+		return args_limit(parser, "Too many entries.");
 	*name_r = name;
 	return 0;
 }
@@ -226,7 +235,7 @@ parse_watch_filters(struct args_parser *parser, const struct imap_arg *arg,
 
 	for (count = 0; !IMAP_ARG_IS_EOL(&arg[count]); count++) ;
 	if (count > IMAP_METASYNC_MAX_ENTRIES * 2)
-		return args_no(parser, "NO [LIMIT] Too many filters.");
+		return args_limit(parser, "Too many filters.");
 	scopes = p_new(parser->lc->pool, struct store_scope, I_MAX(count, 1));
 	selection->scopes = scopes;
 	for (; !IMAP_ARG_IS_EOL(arg); arg++, scopes++) {
@@ -296,7 +305,7 @@ parse_watch_entries(struct args_parser *parser, const struct imap_arg *arg,
 	if (count == 0)
 		return args_bad(parser, "Empty list of entries.");
 	if (count > IMAP_METASYNC_MAX_ENTRIES)
-		return args_no(parser, "NO [LIMIT] Too many entries.");
+		return args_limit(parser, "Too many entries.");
 	entries = p_new(parser->lc->pool, const char *, count);
 	for (i = 0; i < count; i++) {
 		if (args_get_entry(parser, &list[i], TRUE, &entries[i]) < 0)

@@ -38,7 +38,7 @@ struct long_command_args {
 
 	/* why the line is not wanted; then nothing is kept */
 	char *refusal;
-	bool refusal_is_syntax;
+	enum long_command_refusal refusal_kind;
 	bool literal_minus;
 };
 
@@ -79,12 +79,13 @@ void long_command_args_free(struct long_command_args **_args)
 }
 
 static void
-args_refuse(struct long_command_args *args, bool syntax, const char *text)
+args_refuse(struct long_command_args *args, enum long_command_refusal kind,
+	    const char *text)
 {
 	if (args->refusal != NULL)
 		return;
 	args->refusal = i_strdup(text);
-	args->refusal_is_syntax = syntax;
+	args->refusal_kind = kind;
 	/* keep the line's end: it may announce a literal */
 	buffer_delete(args->buf, 0, args->line_start);
 	args->line_start = 0;
@@ -97,12 +98,15 @@ args_append_text(struct long_command_args *args, const unsigned char *data,
 	args->total += size;
 	if (args->refusal == NULL) {
 		if (memchr(data, '\0', size) != NULL)
-			args_refuse(args, TRUE, "NULs not allowed outside literals");
+			args_refuse(args, LONG_COMMAND_REFUSAL_SYNTAX,
+				    "NULs not allowed outside literals");
 		else if (args->buf->used - args->line_start + size >
 			 args->max_line_size)
-			args_refuse(args, TRUE, "Too long argument.");
+			args_refuse(args, LONG_COMMAND_REFUSAL_SYNTAX,
+				    "Too long argument.");
 		else if (args->total > args->limits.total)
-			args_refuse(args, FALSE, args->total_text);
+			args_refuse(args, LONG_COMMAND_REFUSAL_TOTAL,
+				    args->total_text);
 	}
 	buffer_append(args->buf, data, size);
 	if (args->refusal != NULL && args->buf->used > LONG_COMMAND_TAIL_SIZE) {
@@ -158,7 +162,8 @@ args_line_end(struct long_command_args *args, struct ostream *output)
 
 	ret = args_parse_literal(line, len, &size, &sync);
 	if (ret < 0)
-		args_refuse(args, TRUE, "Literal size too large");
+		args_refuse(args, LONG_COMMAND_REFUSAL_SYNTAX,
+			    "Literal size too large");
 	if (ret <= 0)
 		return args->refusal != NULL ? LONG_COMMAND_ARGS_REFUSED :
 			LONG_COMMAND_ARGS_COMPLETE;
@@ -166,11 +171,14 @@ args_line_end(struct long_command_args *args, struct ostream *output)
 	if (args->refusal != NULL)
 		;
 	else if (args->literal_minus && !sync && size > 4096)
-		args_refuse(args, TRUE, "Non-synchronizing literal size too large");
+		args_refuse(args, LONG_COMMAND_REFUSAL_SYNTAX,
+			    "Non-synchronizing literal size too large");
 	else if (size > args->limits.literal)
-		args_refuse(args, FALSE, args->literal_text);
+		args_refuse(args, LONG_COMMAND_REFUSAL_LITERAL,
+			    args->literal_text);
 	else if (size > args->limits.total - args->total)
-		args_refuse(args, FALSE, args->total_text);
+		args_refuse(args, LONG_COMMAND_REFUSAL_TOTAL,
+			    args->total_text);
 	if (args->refusal != NULL) {
 		/* without "+" the client will not send it */
 		if (sync)
@@ -234,11 +242,12 @@ long_command_args_read(struct long_command_args *args, struct istream *input,
 	}
 }
 
-bool long_command_args_get_refusal(struct long_command_args *args,
-				   const char **text_r)
+enum long_command_refusal
+long_command_args_get_refusal(struct long_command_args *args,
+			      const char **text_r)
 {
 	*text_r = args->refusal;
-	return args->refusal_is_syntax;
+	return args->refusal_kind;
 }
 
 int long_command_args_parse(struct long_command_args *args,

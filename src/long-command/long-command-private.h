@@ -24,6 +24,14 @@ enum long_command_args_result {
 	LONG_COMMAND_ARGS_REFUSED
 };
 
+enum long_command_refusal {
+	/* the text is a syntax error, for client_send_command_error() */
+	LONG_COMMAND_REFUSAL_SYNTAX,
+	/* over a limit: the text is a tagged reply */
+	LONG_COMMAND_REFUSAL_LITERAL,
+	LONG_COMMAND_REFUSAL_TOTAL
+};
+
 /* limits and its texts are copied. Free with long_command_args_free(). */
 struct long_command_args *
 long_command_args_init(const struct imap_long_command_limits *limits,
@@ -37,10 +45,10 @@ void long_command_args_free(struct long_command_args **args);
 enum long_command_args_result
 long_command_args_read(struct long_command_args *args, struct istream *input,
 		       struct ostream *output);
-/* TRUE: text is a syntax error (for client_send_command_error()), FALSE: text is
-   a tagged reply. Lives as long as args. */
-bool long_command_args_get_refusal(struct long_command_args *args,
-				   const char **text_r);
+/* The text lives as long as args. */
+enum long_command_refusal
+long_command_args_get_refusal(struct long_command_args *args,
+			      const char **text_r);
 /* Parses what was read. Returns 0, or -1 with an error (data stack). The
    arguments live until the caller unrefs *parser_r (NULL on error). */
 int long_command_args_parse(struct long_command_args *args,

@@ -96,7 +96,9 @@ static void watch_start(struct long_command_path *path)
 	if (result == IO_NOTIFY_NOSUPPORT && !long_command_watch_warned) {
 		long_command_watch_warned = TRUE;
 		i_warning("imap-long-command: No inotify watch for %s: "
-			  "checking it once a second instead", path->path);
+			  "checking it once a second instead (see "
+			  "fs.inotify.max_user_instances and "
+			  "max_user_watches)", path->path);
 	}
 }
 

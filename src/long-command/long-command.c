@@ -371,6 +371,21 @@ bool long_command_has_room(struct long_command *c)
 
 /* -- one step ------------------------------------------------------------- */
 
+static void long_command_args_refused(struct long_command *c)
+{
+	const struct imap_long_command_vfuncs *v = &c->lc.def->v;
+	enum long_command_refusal refusal;
+	const char *text;
+
+	refusal = long_command_args_get_refusal(c->args, &text);
+	c->end_is_bad = refusal == LONG_COMMAND_REFUSAL_SYNTAX;
+	c->end_text = p_strdup(c->lc.pool, text);
+	if (!c->end_is_bad && v->over_limits != NULL) {
+		v->over_limits(&c->lc,
+			       refusal == LONG_COMMAND_REFUSAL_LITERAL);
+	}
+}
+
 /* Returns TRUE if arguments were read and start() was called. */
 static bool long_command_read_args(struct long_command *c)
 {
@@ -384,9 +399,7 @@ static bool long_command_read_args(struct long_command *c)
 		return FALSE;
 	case LONG_COMMAND_ARGS_REFUSED:
 		client->input_skip_line = FALSE;
-		c->end_is_bad = long_command_args_get_refusal(c->args,
-							      &error);
-		c->end_text = p_strdup(c->lc.pool, error);
+		long_command_args_refused(c);
 		return FALSE;
 	case LONG_COMMAND_ARGS_COMPLETE:
 		break;

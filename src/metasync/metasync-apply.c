@@ -10,70 +10,34 @@
 /* The same warning comes again after so long. */
 #define METASYNC_WARN_INTERVAL_SECS (24*60*60)
 
-/* Events say how much and how long, never what. */
-static struct event_passthrough *
-metasync_event(struct metasync_user *muser, const char *name,
-	       const struct store_change *changes, unsigned int count,
-	       const struct timeval *start)
+/* Events say how much, never what. Their duration is the time that the store
+   took. What is refused or fails is counted where it is told
+   (metasync_user_count()). */
+static void
+metasync_apply_event(struct event *event, enum store_status status,
+		     const struct store_change *changes, unsigned int count)
 {
-	struct timeval now;
 	size_t bytes = 0;
 	unsigned int i;
 
 	for (i = 0; i < count; i++)
 		bytes += changes[i].value_size;
-	i_gettimeofday(&now);
-	return event_create_passthrough(muser->event)->
-		set_name(name)->
-		add_int("entries", count)->
-		add_int("bytes", bytes)->
-		add_int("usecs", timeval_diff_usecs(&now, start));
-}
-
-static const char *metasync_limit_name(enum store_status status)
-{
-	switch (status) {
-	case STORE_VALUE_TOO_BIG:
-		return "value";
-	case STORE_TOO_MANY:
-		return "entries";
-	case STORE_OVER_BYTES:
-		return "bytes";
-	default:
-		return "set";
-	}
-}
-
-static void
-metasync_apply_event(struct metasync_user *muser, enum store_status status,
-		     const struct store_change *changes, unsigned int count,
-		     const struct timeval *start)
-{
+	event_add_int(event, "entries", count);
+	event_add_int(event, "bytes", bytes);
 	switch (status) {
 	case STORE_OK:
-		e_debug(metasync_event(muser, "metasync_committed", changes,
-				       count, start)->event(),
-			"Committed %u entries", count);
+		event_set_name(event, "metasync_committed");
+		e_debug(event, "Committed %u entries", count);
 		break;
 	case STORE_MODIFIED:
 	case STORE_RESET:
-		e_debug(metasync_event(muser, "metasync_conflict", changes,
-				       count, start)->event(),
-			"Condition failed for a set of %u entries", count);
-		break;
-	case STORE_VALUE_TOO_BIG:
-	case STORE_TOO_MANY:
-	case STORE_OVER_BYTES:
-	case STORE_LIMIT:
-		e_debug(metasync_event(muser, "metasync_limit_reached", changes,
-				       count, start)->
-			add_str("limit", metasync_limit_name(status))->event(),
-			"Over the limit of %s", metasync_limit_name(status));
+		event_set_name(event, "metasync_conflict");
+		event_add_str(event, "reason", status == STORE_MODIFIED ?
+			      "modified" : "reset");
+		e_debug(event, "Condition failed for a set of %u entries",
+			count);
 		break;
 	default:
-		e_debug(metasync_event(muser, "metasync_failed", changes,
-				       count, start)->event(),
-			"A set of %u entries failed", count);
 		break;
 	}
 }
@@ -113,13 +77,13 @@ metasync_apply(struct mail_user *user, struct store *store,
 	       struct store_error *error_r)
 {
 	struct metasync_user *muser = metasync_user_get(user);
+	struct event *event = event_create(muser->event);
 	enum store_status status;
-	struct timeval start;
 
-	i_gettimeofday(&start);
 	status = store_apply(store, changes, count, condition, pos_r, lost_r,
 			     error_r);
-	metasync_apply_event(muser, status, changes, count, &start);
+	metasync_apply_event(event, status, changes, count);
+	event_unref(&event);
 	if (status == STORE_OK) {
 		metasync_warn_limits(muser, store);
 		metasync_note(muser, changes, count, !note);

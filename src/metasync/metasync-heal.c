@@ -329,8 +329,9 @@ bool metasync_mailboxes_heal(struct metasync_user *muser)
 	while (ret > 0 && steps++ < 100 + 2 * array_count(&heal.known));
 
 	if (heal.moved > 0 || heal.deleted > 0) {
-		e_info(muser->event, "Mailboxes were changed by others: moved "
-		       "the entries of %u, removed those of %u",
+		e_info(muser->event, "Mailboxes were renamed or deleted "
+		       "without the plugin: moved the entries of %u, removed "
+		       "those of %u",
 		       heal.moved, heal.deleted);
 		store_idle(heal.store);
 	}

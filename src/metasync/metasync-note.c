@@ -48,7 +48,8 @@ metasync_note_open(struct metasync_user *muser, const char *mailbox)
 			muser->mailboxes_healed = FALSE;
 		else {
 			e_error(muser->event, "Mailbox %s cannot be opened "
-				"to note changes for dsync: %s", mailbox,
+				"to note changes for dsync, which will not "
+				"carry them: %s", mailbox,
 				mailbox_get_last_internal_error(box, NULL));
 		}
 		mailbox_free(&box);
@@ -91,7 +92,8 @@ metasync_note_mailbox(struct metasync_user *muser,
 	}
 	if (mailbox_transaction_commit(&t) < 0) {
 		e_error(muser->event, "Mailbox %s: Changes cannot be noted "
-			"for dsync: %s", mailbox_get_vname(box),
+			"for dsync, which will not carry them: %s",
+			mailbox_get_vname(box),
 			mailbox_get_last_internal_error(box, NULL));
 	}
 	mailbox_free(&box);

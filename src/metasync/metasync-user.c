@@ -82,7 +82,8 @@ metasync_get_msecs(struct mail_user *user, const char *key,
 	if (settings_get_time_msecs(value, msecs, &error) < 0 ||
 	    *msecs == 0) {
 		user->error = p_strdup_printf(user->pool,
-			"%s: Invalid time: %s", key, value);
+			"%s: Must be a time above 0 like 5 s, not %s", key,
+			value);
 		return -1;
 	}
 	return 0;
@@ -98,7 +99,8 @@ metasync_get_secs(struct mail_user *user, const char *key, uint64_t *secs)
 		return 0;
 	if (settings_get_time(value, &num, &error) < 0 || num == 0) {
 		user->error = p_strdup_printf(user->pool,
-			"%s: Invalid time: %s", key, value);
+			"%s: Must be a time above 0 like 5 s, not %s", key,
+			value);
 		return -1;
 	}
 	*secs = num;
@@ -138,7 +140,8 @@ static int metasync_get_dir(struct mail_user *user, const char **dir_r)
 		if (compat_user_setting(user, "metasync_dir") == NULL) {
 			e_warning(user->event, "metasync: User has no home "
 				  "directory and metasync_dir is not set: "
-				  "switched off for this user");
+				  "switched off for this user (set one of them, "
+				  "or metasync_enabled=no)");
 			return 0;
 		}
 		user->error = p_strdup_printf(user->pool,
@@ -270,10 +273,87 @@ static bool metasync_error_is_clients(enum store_status status)
 		status == STORE_INVALID;
 }
 
+static const char *metasync_limit_name(enum store_status status)
+{
+	switch (status) {
+	case STORE_VALUE_TOO_BIG:
+		return "value";
+	case STORE_TOO_MANY:
+		return "entries";
+	case STORE_OVER_BYTES:
+		return "bytes";
+	case STORE_LIMIT:
+		return "set";
+	default:
+		return NULL;
+	}
+}
+
+static const char *metasync_failure_name(enum store_status status)
+{
+	switch (status) {
+	case STORE_BUSY:
+		return "busy";
+	case STORE_CORRUPT:
+		return "damaged";
+	case STORE_NEWER_SCHEMA:
+		return "newer";
+	case STORE_REFUSED:
+		return "refused";
+	case STORE_FAILED:
+		return "system";
+	default:
+		return NULL;
+	}
+}
+
+void metasync_user_count(struct mail_user *user, enum store_status status)
+{
+	struct metasync_user *muser = metasync_user_get(user);
+	const char *limit = metasync_limit_name(status);
+	const char *failure = metasync_failure_name(status);
+
+	if (limit != NULL) {
+		e_debug(event_create_passthrough(muser->event)->
+			set_name("metasync_limit_reached")->
+			add_str("limit", limit)->event(),
+			"Over the limit of %s", limit);
+	} else if (failure != NULL) {
+		e_debug(event_create_passthrough(muser->event)->
+			set_name("metasync_failed")->
+			add_str("reason", failure)->event(),
+			"The store cannot be used: %s", failure);
+	}
+}
+
+const char *metasync_error_log_text(const struct store_error *error)
+{
+	const char *advice = NULL;
+
+	switch (error->status) {
+	case STORE_CORRUPT:
+		advice = "Nothing was deleted; restore the directory from a "
+			"backup, or move it away";
+		break;
+	case STORE_NEWER_SCHEMA:
+		advice = "Upgrade Dovetail on this host";
+		break;
+	case STORE_BUSY:
+		advice = "If this repeats, fuser -v shows who has the file open";
+		break;
+	default:
+		/* the message has it */
+		break;
+	}
+	return advice == NULL ? error->message :
+		t_strconcat(error->message, ". ", advice, NULL);
+}
+
 void metasync_user_log(struct mail_user *user, const struct store_error *error)
 {
 	struct metasync_user *muser = metasync_user_get(user);
 
+	metasync_user_count(user, error->status);
 	if (metasync_error_is_clients(error->status))
 		return;
 	if (muser->logged.status == error->status &&
@@ -282,7 +362,7 @@ void metasync_user_log(struct mail_user *user, const struct store_error *error)
 		return;
 	muser->logged = *error;
 	muser->logged_at = ioloop_time;
-	e_error(muser->event, "%s", error->message);
+	e_error(muser->event, "%s", metasync_error_log_text(error));
 }
 
 /* -- upkeep ---------------------------------------------------------------- */
@@ -360,6 +440,7 @@ void metasync_mail_user_created(struct mail_user *user)
 	muser->user = user;
 	muser->event = event_create(user->event);
 	event_set_append_log_prefix(muser->event, "metasync: ");
+	event_add_str(muser->event, "service", user->service);
 	hash_table_create(&muser->checked_mailboxes, user->pool, 0, str_hash,
 			  strcmp);
 	muser->set = set;

@@ -38,8 +38,8 @@ const struct store_limits *metasync_user_limits(struct mail_user *user);
    runs from a timeout, after the reply has gone out. */
 void metasync_user_upkeep(struct mail_user *user);
 
-/* store_apply(), for all writers in Dovecot's processes: with events (see
-   docs/operating.md), a warning before a limit is reached, and, if note is TRUE,
+/* store_apply(), for all writers in Dovecot's processes: with events of what was
+   committed or lost (see docs/operating.md), a warning before a limit is reached, and, if note is TRUE,
    notes for dsync, a moment later, of which attributes have changed (Dovecot's
    own transactions of attributes have made theirs). changes are not kept. */
 enum store_status
@@ -54,10 +54,18 @@ metasync_apply(struct mail_user *user, struct store *store,
 const char *metasync_error_text(struct mail_user *user,
 				const struct store_error *error);
 
-/* Logs a store error for the operator, the same one again after a minute at the
-   earliest. What a client has caused (limits, names) is not logged. */
+/* Counts a store error that is told to whoever asked: the events
+   metasync_limit_reached and metasync_failed (see docs/operating.md). */
+void metasync_user_count(struct mail_user *user, enum store_status status);
+
+/* Counts a store error, and logs it for the operator, the same one again after a
+   minute at the earliest. What a client has caused (limits, names) is not
+   logged. */
 void metasync_user_log(struct mail_user *user,
 		       const struct store_error *error);
+/* What an operator is told of a store error: what happened, and what can be done
+   about it (data stack). */
+const char *metasync_error_log_text(const struct store_error *error);
 
 /* TRUE for entries that the store does not hold: Dovecot computes them, or they
    are its own. mailbox and name as the store has them. */

@@ -96,18 +96,17 @@ dir_check(const char *dir, int fd, struct store_error *error_r)
 	struct stat st;
 	const char *network;
 
-	if (fstat(fd, &st) < 0 || fstatfs(fd, &fs) < 0) {
-		return store_fail(error_r, STORE_FAILED, "%s: fstat: %s", dir,
-				  strerror(errno));
-	}
+	if (fstat(fd, &st) < 0 || fstatfs(fd, &fs) < 0)
+		return store_fail_errno(error_r, dir, "fstat");
 	if (st.st_uid != geteuid()) {
 		return store_fail(error_r, STORE_REFUSED,
-			"%s belongs to uid %ld, not to the user (uid %ld)",
+			"%s belongs to uid %ld, not to the user (uid %ld): "
+			"chown it, or set metasync_dir",
 			dir, (long)st.st_uid, (long)geteuid());
 	}
 	if ((st.st_mode & (S_IWGRP | S_IWOTH)) != 0) {
 		return store_fail(error_r, STORE_REFUSED,
-			"%s is writable by others (mode %04o)", dir,
+			"%s is writable by others (mode %04o): chmod go-w", dir,
 			(unsigned int)(st.st_mode & 07777));
 	}
 	network = network_file_system(&fs);
@@ -128,10 +127,10 @@ dir_open_fd(char *dir, int *fd_r, struct store_error *error_r)
 	*fd_r = open(dir, flags);
 	if (*fd_r == -1 && errno == ENOENT) {
 		if (!make_dirs(dir)) {
-			return store_fail(error_r, errno == ENOTDIR ?
-					  STORE_REFUSED : STORE_FAILED,
-					  "%s: mkdir: %s", dir,
-					  strerror(errno));
+			if (errno != ENOTDIR)
+				return store_fail_errno(error_r, dir, "mkdir");
+			return store_fail(error_r, STORE_REFUSED,
+				"%s: mkdir: %s", dir, strerror(errno));
 		}
 		*fd_r = open(dir, flags);
 	}
@@ -139,10 +138,10 @@ dir_open_fd(char *dir, int *fd_r, struct store_error *error_r)
 		return STORE_OK;
 	if (errno == ENOTDIR || errno == ELOOP) {
 		return store_fail(error_r, STORE_REFUSED,
-				  "%s is a link or not a directory", dir);
+			"%s is a link or not a directory: move it away, or set "
+			"metasync_dir to what it leads to", dir);
 	}
-	return store_fail(error_r, STORE_FAILED, "%s: open: %s", dir,
-			  strerror(errno));
+	return store_fail_errno(error_r, dir, "open");
 }
 
 /* SQLite refuses a path with a link anywhere in it; links above the directory
@@ -155,10 +154,8 @@ dir_real_path(struct store *store, const char *dir,
 
 	store->dir = realpath(dir, NULL);
 	if (store->dir == NULL || fstat(store->dir_fd, &st) < 0 ||
-	    stat(store->dir, &real_st) < 0) {
-		return store_fail(error_r, STORE_FAILED, "%s: realpath: %s",
-				  dir, strerror(errno));
-	}
+	    stat(store->dir, &real_st) < 0)
+		return store_fail_errno(error_r, dir, "realpath");
 	if (st.st_dev != real_st.st_dev || st.st_ino != real_st.st_ino) {
 		return store_fail(error_r, STORE_REFUSED,
 				  "%s was replaced while it was opened", dir);
@@ -205,20 +202,20 @@ static int64_t file_check(struct store *store, const char *name, bool *found_r,
 	if (fstatat(store->dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0) {
 		if (errno == ENOENT)
 			return 0;
-		(void)store_fail(error_r, STORE_FAILED, "%s/%s: stat: %s",
-				 store->dir, name, strerror(errno));
+		(void)store_fail_errno(error_r, store->dir, name);
 		return -1;
 	}
 	if (!S_ISREG(st.st_mode)) {
 		(void)store_fail(error_r, STORE_REFUSED,
-				 "%s/%s is not a regular file", store->dir,
-				 name);
+				 "%s/%s is not a regular file: move it away",
+				 store->dir, name);
 		return -1;
 	}
 	if (st.st_uid != geteuid()) {
 		(void)store_fail(error_r, STORE_REFUSED,
-			"%s/%s belongs to uid %ld, not to the user (uid %ld)",
-			store->dir, name, (long)st.st_uid, (long)geteuid());
+			"%s/%s belongs to uid %ld, not to the user (uid %ld): "
+			"chown it", store->dir, name, (long)st.st_uid,
+			(long)geteuid());
 		return -1;
 	}
 	*found_r = true;
@@ -235,12 +232,10 @@ db_create(struct store *store, struct store_error *error_r)
 	if (fd == -1 && errno == EEXIST)
 		return STORE_OK;
 	if (fd == -1 || fchmod(fd, 0600) < 0 || fsync(store->dir_fd) < 0) {
-		int saved_errno = errno;
-
+		(void)store_fail_errno(error_r, store->db_path, "create");
 		if (fd != -1)
 			(void)close(fd);
-		return store_fail(error_r, STORE_FAILED, "%s: create: %s",
-				  store->db_path, strerror(saved_errno));
+		return error_r->status;
 	}
 	(void)close(fd);
 	return STORE_OK;
@@ -286,10 +281,8 @@ enum store_status store_dir_identity(struct store *store,
 
 	if (statx(store->dir_fd, DB_NAME, AT_SYMLINK_NOFOLLOW,
 		  STATX_INO | STATX_BTIME, &st) < 0 ||
-	    fstatfs(store->dir_fd, &fs) < 0) {
-		return store_fail(error_r, STORE_FAILED, "%s: stat: %s",
-				  store->db_path, strerror(errno));
-	}
+	    fstatfs(store->dir_fd, &fs) < 0)
+		return store_fail_errno(error_r, store->db_path, "stat");
 	meta->inode = st.stx_ino;
 	meta->birth = (st.stx_mask & STATX_BTIME) == 0 ? 0 :
 		(uint64_t)st.stx_btime.tv_sec * 1000000000 +

@@ -124,6 +124,9 @@ struct store {
 enum store_status store_fail(struct store_error *error,
 			     enum store_status status, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
+/* STORE_FAILED with what errno says of the path, and which uid was not let in. */
+enum store_status store_fail_errno(struct store_error *error, const char *path,
+				   const char *what);
 void store_log(struct store *store, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
 /* As store_name_normalize(), without changing case; upper case is invalid

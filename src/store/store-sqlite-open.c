@@ -127,7 +127,8 @@ check_version(struct store *store, bool *new_r, struct store_error *error_r)
 	if (version > SCHEMA_VERSION) {
 		return store_fail(error_r, STORE_NEWER_SCHEMA,
 			"%s has schema version %lld, written by a newer "
-			"version; this one knows up to %d", store->db_path,
+			"version of Dovetail; this one knows up to %d",
+			store->db_path,
 			(long long)version, SCHEMA_VERSION);
 	}
 	if (version < 1) {
@@ -167,7 +168,7 @@ set_wal(struct store *store, struct store_error *error_r)
 		return error_r->status;
 	if (!wal) {
 		return store_fail(error_r, STORE_FAILED,
-				  "%s: WAL cannot be used here",
+				  "%s: WAL cannot be used on this file system",
 				  store->db_path);
 	}
 	error_r->status = STORE_OK;
@@ -243,8 +244,9 @@ open_db(struct store *store, struct store_error *error_r)
 	   that, after the reply */
 	(void)sqlite3_wal_hook(store->db, wal_hook, store);
 	if (sqlite3_db_readonly(store->db, "main") == 1) {
-		return store_fail(error_r, STORE_FAILED, "%s is not writable",
-				  store->db_path);
+		return store_fail(error_r, STORE_FAILED,
+				  "%s is not writable for uid %ld",
+				  store->db_path, (long)geteuid());
 	}
 
 	status = exec(store, "BEGIN", "open", error_r);

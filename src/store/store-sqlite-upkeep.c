@@ -197,9 +197,10 @@ purge_batch(struct store *store, int64_t now, bool daily, uint64_t *purged,
 		return status;
 	*purged += old + oldest;
 	if (oldest > 0 && !*more_r) {
-		store_log(store, "%s: more than %llu removals, forgot the "
-			  "oldest; clients that were away since then start "
-			  "again", store->db_path,
+		store_log(store, "%s: more than %llu removals (twice "
+			  "metasync_limit_entries), forgot the oldest; clients "
+			  "that were away since then start again",
+			  store->db_path,
 			  (unsigned long long)tombstones_max(store));
 	}
 	return STORE_OK;

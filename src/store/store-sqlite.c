@@ -176,7 +176,8 @@ enum store_status store_sql_error(struct store *store, const char *what,
 
 	if (status == STORE_BUSY) {
 		return store_fail(error_r, status,
-			"%s: %s: held by another process for more than %u ms",
+			"%s: %s: held by another process for more than %u ms "
+			"(metasync_busy_timeout)",
 			store->db_path, what, store->set.busy_timeout_msecs);
 	}
 	/* The last system error may be an old one when the cause is not the
@@ -320,7 +321,8 @@ store_check_replaced(struct store *store, struct store_error *error_r)
 	if (store->in_place_at == now_msecs() || !store_is_replaced(store))
 		return STORE_OK;
 	return store_fail(error_r, STORE_FAILED,
-			  "%s was removed or replaced while it was in use",
+			  "%s was removed or replaced while it was in use: the "
+			  "next command opens what is there now",
 			  store->db_path);
 }
 

@@ -57,18 +57,15 @@ enum store_status store_wake_open(struct store *store,
 	fd = openat(store->dir_fd, STORE_WAKE_NAME, flags | O_NOATIME, 0600);
 	if (fd == -1 && errno == EPERM)
 		fd = openat(store->dir_fd, STORE_WAKE_NAME, flags, 0600);
-	if (fd == -1) {
-		return store_fail(error_r, errno == ELOOP || errno == EISDIR ?
-				  STORE_REFUSED : STORE_FAILED,
-				  "%s: open: %s", store->wake_path,
-				  strerror(errno));
-	}
-	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) ||
+	if (fd == -1 && errno != ELOOP && errno != EISDIR)
+		return store_fail_errno(error_r, store->wake_path, "open");
+	if (fd == -1 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) ||
 	    st.st_uid != geteuid()) {
-		(void)close(fd);
+		if (fd != -1)
+			(void)close(fd);
 		return store_fail(error_r, STORE_REFUSED,
-			"%s is not a regular file of the user",
-			store->wake_path);
+			"%s is not a regular file of the user (uid %ld): "
+			"move it away", store->wake_path, (long)geteuid());
 	}
 	if (st.st_size == 0)
 		(void)fchmod(fd, 0600);
@@ -197,8 +194,9 @@ void store_wake(struct store *store)
 		store->wake_failed = false;
 	} else if (!store->wake_failed) {
 		store->wake_failed = true;
-		store_log(store, "%s: write: %s", store->wake_path,
-			  strerror(errno));
+		store_log(store, "%s: write: %s; until it can be written "
+			  "waiting sessions see changes late",
+			  store->wake_path, strerror(errno));
 	}
 }
 

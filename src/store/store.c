@@ -3,9 +3,11 @@
 
 #include "store-private.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 void store_settings_init(struct store_settings *set)
 {
@@ -29,6 +31,20 @@ enum store_status store_fail(struct store_error *error,
 	(void)vsnprintf(error->message, sizeof(error->message), format, args);
 	va_end(args);
 	return status;
+}
+
+enum store_status store_fail_errno(struct store_error *error, const char *path,
+				   const char *what)
+{
+	int err = errno;
+
+	if (err == EACCES || err == EPERM) {
+		return store_fail(error, STORE_FAILED,
+				  "%s: %s: %s for uid %ld", path, what,
+				  strerror(err), (long)geteuid());
+	}
+	return store_fail(error, STORE_FAILED, "%s: %s: %s", path, what,
+			  strerror(err));
 }
 
 void store_log(struct store *store, const char *format, ...)

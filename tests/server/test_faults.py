@@ -2,6 +2,7 @@
 line, and that all is well again when the cause is gone."""
 
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -9,126 +10,90 @@ import tempfile
 
 import pytest
 
+import stores
+from lifecycle import await_log
 from metasync import Watch, last, put, sane
+from stores import directory, owned, prepare
 
 A = b"/private/vendor/test/a"
 SET = b'XMETASET "" (%s "x")' % A
 SYNC = b'XMETASYNC (ONCE) "" ' + A
 
 
-def directory(server, user):
-    return os.path.join(server.home(user), "metasync")
-
-
-def prepare(server, user, make):
-    """The home exists, the session is not there yet: make(dir) breaks the store."""
-    c = server.login(user)
-    put(c, [(A, b'"old"')])
-    c.logout()
-    server.await_no_session(user)
-    make(directory(server, user))
-
-
-def owned(server, path):
-    """Files that the test makes belong to the user of the mail processes."""
-    if os.getuid() == 0:
-        os.chown(path, server.mail_uid, server.mail_gid, follow_symlinks=False)
-
-
-def refused(server, user, code):
+def refused(server, user, code, says):
+    """What the client is told, and the operator."""
     c = server.login(user)
     for command in (SET, SYNC):
         line = last(c, command)
         assert line.startswith(b"T NO [%s] " % code), line
     sane(c)
+    await_log(server, r"imap\(%s\).*: Error: metasync: %s" % (user, says.format(re.escape(directory(server, user)))))
     return c
 
 
 def test_directory_is_a_file(server, user):
-    def make(d):
-        shutil.rmtree(d)
-        with open(d, "w"):
-            pass
-        owned(server, d)
-    prepare(server, user, make)
-    c = refused(server, user, b"UNAVAILABLE")
+    prepare(server, user, stores.file_instead)
+    c = refused(server, user, b"UNAVAILABLE", "{} is a link or not a directory: move it away")
     # the cause goes: the same session works
     os.remove(directory(server, user))
     put(c, [(A, b'"new"')])
 
 
 def test_directory_is_a_link(server, user):
-    def make(d):
-        os.rename(d, d + "-elsewhere")
-        os.symlink(d + "-elsewhere", d)
-        owned(server, d)
-    prepare(server, user, make)
-    refused(server, user, b"UNAVAILABLE")
+    prepare(server, user, stores.linked)
+    refused(server, user, b"UNAVAILABLE", "{} is a link or not a directory: move it away, or set metasync_dir")
+
+
+def test_directory_is_writable_by_others(server, user):
+    prepare(server, user, stores.writable_by_others)
+    refused(server, user, b"UNAVAILABLE", r"{} is writable by others \(mode 0770\): chmod go-w")
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to make another user's files")
 def test_directory_is_another_users(server, user):
-    prepare(server, user, lambda d: os.chown(d, server.mail_uid + 1, server.mail_gid))
-    refused(server, user, b"UNAVAILABLE")
+    prepare(server, user, stores.another_users)
+    c = refused(server, user, b"UNAVAILABLE", "{}: open: Permission denied for uid %d" % server.mail_uid)
+    # readable is not enough
+    os.chmod(directory(server, user), 0o755)
+    assert last(c, SET).startswith(b"T NO [UNAVAILABLE] ")
+    await_log(server, r"%s belongs to uid %d, not to the user \(uid %d\): chown it" %
+              (re.escape(directory(server, user)), server.mail_uid + 1, server.mail_uid))
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to make another user's files")
 def test_link_to_another_users_store(server, user):
     """A user's directory that leads to somebody else's store."""
-    def make(d):
-        os.rename(d, d + "-other")
-        os.chown(d + "-other", server.mail_uid + 1, server.mail_gid)
-        os.symlink(d + "-other", d)
-        owned(server, d)
+    def make(server, d):
+        stores.linked(server, d)
+        stores.another_users(server, d + "-elsewhere")
     prepare(server, user, make)
-    refused(server, user, b"UNAVAILABLE")
+    refused(server, user, b"UNAVAILABLE", "{} is a link or not a directory")
 
 
 def test_database_is_a_link(server, user):
-    def make(d):
-        os.rename(d + "/store.db", d + "/elsewhere")
-        os.symlink("elsewhere", d + "/store.db")
-        owned(server, d + "/store.db")
-    prepare(server, user, make)
-    refused(server, user, b"UNAVAILABLE")
+    prepare(server, user, stores.linked_database)
+    refused(server, user, b"UNAVAILABLE", "{}/store.db is not a regular file: move it away")
 
 
 def test_directory_is_not_writable(server, user):
-    def make(d):
-        shutil.rmtree(d)
-        os.chmod(server.home(user), 0o500)
-    prepare(server, user, make)
-    c = refused(server, user, b"UNAVAILABLE")
+    prepare(server, user, stores.not_writable)
+    c = refused(server, user, b"UNAVAILABLE", "{}: mkdir: Permission denied for uid %d" % server.mail_uid)
     os.chmod(server.home(user), 0o700)
     put(c, [(A, b'"new"')])
 
 
 def test_newer_schema(server, user):
-    def make(d):
-        db = sqlite3.connect(d + "/store.db")
-        db.execute("PRAGMA user_version = 99")
-        db.close()
-        for name in os.listdir(d):
-            owned(server, os.path.join(d, name))
-    prepare(server, user, make)
-    refused(server, user, b"UNAVAILABLE")
+    prepare(server, user, stores.newer)
+    refused(server, user, b"UNAVAILABLE", "{}/store.db has schema version 99, written by a newer version of Dovetail; .*"
+            "Upgrade Dovetail on this host")
 
 
-@pytest.mark.parametrize("content", ["zeros", "garbage", "truncated"])
-def test_damaged_database(server, user, content):
-    def make(d):
-        path = d + "/store.db"
-        size = os.path.getsize(path)
-        with open(path, "r+b") as f:
-            if content == "zeros":
-                f.write(bytes(size))
-            elif content == "garbage":
-                f.write(b"garbage!" * (size // 8))
-            else:
-                f.truncate(size // 2 + 100)
-    prepare(server, user, make)
-    refused(server, user, b"CORRUPTION")
-    # nothing was deleted
+@pytest.mark.parametrize("content, says", [("zeros", "file is not a database"), ("garbage", "file is not a database"),
+                                           ("pages", "database disk image is malformed"),
+                                           ("truncated", "database disk image is malformed")])
+def test_damaged_database(server, user, content, says):
+    prepare(server, user, stores.damaged(content))
+    refused(server, user, b"CORRUPTION", "{}/store.db: .*%s.*Nothing was deleted; restore the directory" % says)
     assert os.path.getsize(directory(server, user) + "/store.db") > 0
 
 
@@ -140,6 +105,7 @@ def test_locked_store(make_server):
         db = sqlite3.connect(directory(server, "u1") + "/store.db", isolation_level=None)
         db.execute("BEGIN IMMEDIATE")
         assert last(c, SET).startswith(b"T NO [UNAVAILABLE] ")
+        await_log(server, r"held by another process for more than 500 ms \(metasync_busy_timeout\). If this repeats")
         # reading goes on
         assert last(c, SYNC).startswith(b"T OK ")
         db.execute("ROLLBACK")

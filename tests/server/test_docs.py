@@ -1,0 +1,170 @@
+"""The documentation against the source: settings with their defaults and ranges, lines of the log, and what is installed.
+(docs/protocol.md and the commands of doveadm have tests of their own.)"""
+
+import glob
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from harness.server import BUILD, TREE
+
+MAN = os.path.join(TREE, "docs", "man")
+UNITS = {"": 1, "k": 1024, "M": 1024 ** 2, "ms": 1, "s": 1000, "mins": 60000, "days": 24 * 3600 * 1000}
+C = {"INT64_MAX": 2 ** 63 - 1, "INT32_MAX": 2 ** 31 - 1, "STORE_NAME_MAX_SIZE": 1024}
+
+
+def read(*path):
+    with open(os.path.join(TREE, *path)) as f:
+        return f.read()
+
+
+def sources():
+    return {path: read(path) for path in sorted(glob.glob(TREE + "/src/**/*.[ch]", recursive=True))}
+
+
+def number(expression):
+    """A constant of the source: numbers, products, and names of C."""
+    result = 1
+    for factor in expression.split("*"):
+        result *= C.get(factor.strip()) or int(factor)
+    return result
+
+
+def documented(text):
+    """ "90 days", "1M", "yes": as a number if it is one; times are in milliseconds."""
+    m = re.fullmatch(r"(\d+) ?(\w*)", text)
+    return int(m[1]) * UNITS[m[2]] if m else text
+
+
+def settings():
+    """{name: (default, maximum)} of what the plugins read; maximum None: there is none."""
+    found = {}
+    for path, text in sources().items():
+        assert "mail_user_plugin_getenv" not in text or path.endswith("compat-user.h"), path
+        for argument in re.findall(r"compat_user_setting\([^,]*,\s*([^)]*)\)", text):
+            # the getters pass on what they are asked for
+            if argument not in ("key", "const char *key"):
+                found[argument.strip('"')] = [None, None]
+        for name, maximum in re.findall(r'metasync_get_\w+\(\s*user,\s*"(\w+)",\s*([^,&]*),?\s*&', text):
+            found[name] = [None, number(maximum) if maximum.strip() else None]
+        for name, default in re.findall(r'long_command_setting\(\s*client,\s*"(\w+)",\s*([^)]*)\)', text):
+            found[name] = [number(default), None]
+    init = re.search(r"void store_settings_init.*?\n}", read("src/store/store.c"), re.S)[0]
+    for member, value in re.findall(r"set->([\w.]+) = ([^;]*);", init):
+        name = {"busy_timeout_msecs": "busy_timeout", "tombstone_secs": "tombstones"}.get(
+            member, member.replace("limits.", "limit_"))
+        found["metasync_" + name][0] = number(value) * (1000 if member.endswith("_secs") else 1)
+    found["metasync_enabled"][0] = "yes"
+    found["metasync_dir"][0] = re.search(r'dir = "([^"]*)";', read("src/metasync/metasync-user.c"))[1]
+    return {name: tuple(values) for name, values in found.items()}
+
+
+def test_settings_are_found():
+    """The searches above have not gone blind."""
+    found = settings()
+    assert len(found) >= 12 and all(default is not None for default, _ in found.values()), found
+    assert found["metasync_tombstones"] == (90 * 24 * 3600 * 1000, None)
+    assert found["metasync_limit_value"] == (1024 ** 2, 256 * 1024 ** 2)
+    assert found["imap_long_command_check_interval"] == (30000, None)
+
+
+def test_settings_in_the_manual():
+    page = re.search(r"^\.SH SETTINGS\n(.*?)^\.SH ", read(MAN, "dovecot-metasync.5"), re.M | re.S)[1]
+    shown = {}
+    for name, text in re.findall(r'^\.BR (\w+) " \((.*)$', page, re.M):
+        kind, default = re.fullmatch(r'(.*); default: (?:" "?)?([^"]*?)"? ?\)', text).groups()
+        maximum = re.search(r"\.\. (\w+)$", kind)
+        shown[name] = documented(default), documented(maximum[1]) if maximum else None
+    expected = settings()
+    # larger than anybody's disk is no range to tell
+    expected["metasync_limit_bytes"] = expected["metasync_limit_bytes"][0], None
+    assert shown == expected
+
+
+def test_settings_in_operating():
+    rows = re.findall(r"^\| `((?:metasync|imap_long_command)_\w+)` \| `([^`]*)` \|", read("docs/operating.md"), re.M)
+    assert {name: documented(default) for name, default in rows} == \
+        {name: default for name, (default, _) in settings().items()}
+
+
+def test_no_other_settings_are_named():
+    """Nor events that there are not."""
+    known = set(settings())
+    for text in sources().values():
+        known |= set(re.findall(r'set_name\((?:\w+(?:->\w+)*, )?"(\w+)"\)', text))
+    assert "metasync_committed" in known and "metasync_reset" in known
+    for path in ("docs/operating.md", "docs/man/dovecot-metasync.5", "docs/man/doveadm-metasync.1",
+                 "docs/examples/metasync-metrics.conf"):
+        text = re.sub(r"^metric \w+", "", read(path).replace("\\-", "-"), flags=re.M)
+        named = set(re.findall(r"\b(?<!-)((?:metasync|imap_long_command)_\w+)", text)) - {"metasync_", "imap_long_command_"}
+        assert named <= known, (path, named - known)
+
+
+def test_lines_of_the_log():
+    """Each phrase of the table is one that the plugins, SQLite or the system can say."""
+    table = read("docs/operating.md").partition("| line says | do |")[2].partition("\n\n")[0]
+    phrases = [phrase for row in re.findall(r"^\| ([^|-][^|]*) \|", table, re.M) for phrase in row.split(", ")]
+    assert len(phrases) > 25
+    others = {"malformed", "not a database", "disk is full", "unable to open database file", "No space left", "Disk quota exceeded",
+              "Plugin metasync must be loaded also"}
+    text = re.sub(r'"\s*(?:PRIu64)?\s*"', "", "".join(sources().values())).replace("%s for uid", "Permission denied for uid")
+    for phrase in phrases:
+        pattern = ".*".join(map(re.escape, phrase.split(" … ")))
+        assert phrase in others or re.search(pattern, text), phrase
+
+
+def test_configuration(tmp_path):
+    """The lines of operating.md, in the file that it names, among others that have plugins of their own."""
+    name, lines = re.search(r"Then, in `/etc/dovecot/conf.d/([\w.-]+)`:\n\n((?: {4}.*\n|\n)+)",
+                            read("docs/operating.md")).groups()
+    files = {"10-mail.conf": "mail_plugins = $mail_plugins quota\n", name: re.sub("^ {4}", "", lines, flags=re.M),
+             "15-lda.conf": "protocol lda {\n  mail_plugins = $mail_plugins sieve\n}\n",
+             "20-imap.conf": "protocol imap {\n  mail_plugins = $mail_plugins imap_quota\n}\n"}
+    assert len(files) == 4
+    for file, text in files.items():
+        (tmp_path / file).write_text(text)
+    (tmp_path / "dovecot").write_text("!include %s/*.conf\n" % tmp_path)
+
+    def plugins(*options):
+        done = subprocess.run(["doveconf", "-c", str(tmp_path / "dovecot"), *options, "-h", "mail_plugins"],
+                              capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
+        return set(done.stdout.split())
+    assert plugins() == {"quota", "metasync"}
+    assert plugins("-f", "protocol=lda") == {"quota", "metasync", "sieve"}
+    assert plugins("-f", "protocol=imap") == {"quota", "imap_quota", "metasync", "imap_long_command", "imap_metasync"}
+
+
+@pytest.mark.parametrize("page", sorted(os.listdir(MAN)))
+def test_manual_pages(page):
+    path = os.path.join(MAN, page)
+    checkers = [["groff", "-man", "-ww", "-z", path]] if shutil.which("groff") else []
+    checkers += [["mandoc", "-Tlint", path]] if shutil.which("mandoc") else []
+    if not checkers:
+        pytest.skip("neither groff nor mandoc")
+    for checker in checkers:
+        done = subprocess.run(checker, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_installed(tmp_path):
+    """The plugins, the manual, the examples: all of them, and where the documentation says."""
+    done = subprocess.run(["meson", "install", "-C", BUILD, "--no-rebuild", "--destdir", str(tmp_path)],
+                          capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    files = {os.path.join(d, name)[len(str(tmp_path)):] for d, _, names in os.walk(tmp_path) for name in names}
+    operating = read("docs/operating.md")
+    modules = "/usr/lib/dovecot/modules/"
+    for name in re.findall(r"^\| `([\w/.]+_plugin\.so)` \|", operating, re.M):
+        assert modules + name in files
+    assert len([path for path in files if path.startswith(modules)]) == 4
+    for page in os.listdir(MAN):
+        assert any(path.endswith("/man%s/%s" % (page[-1], page)) for path in files), page
+    examples = "/usr/local/share/doc/dovetail/examples"
+    assert examples in operating
+    for name in os.listdir(os.path.join(TREE, "docs", "examples")):
+        assert "%s/%s" % (examples, name) in files
+        assert name in operating
