@@ -277,17 +277,16 @@ def test_upper_case(stock, server, admin, user):
         "/private/three": "b"}
 
 
-def test_limits(make_module_server, stock, homes, user):
+def test_limits(stock, admin, user):
     """Each is told that does not fit, the others come, and all of them with higher limits."""
     values = {(b"", X + "/%02d" % i): b"%02d" % i for i in range(30)}
     values[b"", Y] = b"y" * 101
     values[b"", "/private/" + "z" * 40] = b""
     fill(stock, user, values)
 
-    def server(**limits):
-        return Admin(make_module_server(keep=homes, extra=DICT, plugin={
-            "metasync_limit_set": "10", **{"metasync_limit_" + key: value for key, value in limits.items()}}), user)
-    counts, errors = take(server(value="100", name="40", entries="25"), code=DATA)
+    def limits(**limits):
+        return [word for key, value in limits.items() for word in ("-o", "plugin/metasync_limit_%s=%s" % (key, value))]
+    counts, errors = take(admin, code=DATA, options=limits(set=10, value=100, name=40, entries=25))
     assert counts == {"set": 25, "failed": 7}
     texts = [error.split(" (INBOX): ")[1] for error in errors]
     assert texts.count("More entries than metasync_limit_entries (25)") == 5
@@ -295,10 +294,10 @@ def test_limits(make_module_server, stock, homes, user):
     assert texts.count("Entry name is longer than metasync_limit_name (40 bytes)") == 1
 
     # 25 entries of 25 + 2 bytes are there, three more fit
-    counts, errors = take(server(value="100", name="40", bytes=str(28 * 27)), code=DATA)
+    counts, errors = take(admin, code=DATA, options=limits(set=10, value=100, name=40, bytes=28 * 27))
     assert counts == {"set": 3, "unchanged": 25, "failed": 4}
     assert sum("metasync_limit_bytes" in error for error in errors) == 2
-    assert take(server()) == ({"set": 4, "unchanged": 28}, [])
+    assert take(admin) == ({"set": 4, "unchanged": 28}, [])
 
 
 # -- the dictionary --------------------------------------------------------------------------------
