@@ -27,7 +27,7 @@
 
 #define VALUE_SIZE 100
 #define TIMEOUT_SECS 60
-#define SUBJECTS_MAX 8
+#define SUBJECTS_MAX 16
 
 struct conn {
 	int fd;
@@ -267,7 +267,7 @@ static void set_open(struct subject *subject)
 	subject->writer = conn_login(subject);
 }
 
-static double set_dovetail(struct subject *subject)
+static double set_xmetaset(struct subject *subject)
 {
 	double start = now();
 
@@ -276,7 +276,7 @@ static double set_dovetail(struct subject *subject)
 	return now() - start;
 }
 
-static double set_dovecot(struct subject *subject)
+static double set_setmetadata(struct subject *subject)
 {
 	double start = now();
 	unsigned int entry = next_change(subject);
@@ -306,8 +306,8 @@ static const struct kind kinds[] = {
 	{ "push-dovetail", push_dovetail_open, push_dovetail },
 	{ "push-floor", push_floor_open, push_floor },
 	{ "push-idle", push_idle_open, push_idle },
-	{ "set-dovetail", set_open, set_dovetail },
-	{ "set-dovecot", set_open, set_dovecot },
+	{ "set-xmetaset", set_open, set_xmetaset },
+	{ "set-setmetadata", set_open, set_setmetadata },
 	{ "set-floor", set_floor_open, set_floor },
 };
 

@@ -103,7 +103,8 @@ def print_table(case, subjects):
             elif figures is first or not first.get(name) or name == "samples":
                 row.append("%g" % figures[name])
             else:
-                row.append("%g (x%.2f)" % (figures[name], figures[name] / first[name]))
+                ratio = figures[name] / first[name]
+                row.append(("%g (x%.2f)" if ratio >= 0.1 else "%g (x%.2g)") % (figures[name], ratio))
         rows.append(row)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:

@@ -85,8 +85,25 @@ def fill(server, user, entries, command=b'XMETASET ""'):
             c.ask(b"%s (%s)" % (command, pairs))
 
 
+def stock_dict(server, user):
+    return os.path.join(server.home(user), "dovecot-attributes")
+
+
 def fill_stock(server, user, entries):
-    fill(server, user, entries, b'SETMETADATA ""')
+    """The same entries. Stock rewrites its dictionary at each command, so only the first ones are set by one; the others
+    are appended as Dovecot writes them: key and value, a line each."""
+    fill(server, user, 100, b'SETMETADATA ""')
+    with open(stock_dict(server, user), "r+b") as f:
+        key = next(f).rstrip().rpartition(b"/e")[0] + b"/e%06d"
+        f.seek(0, os.SEEK_END)
+        for i in range(100, entries):
+            f.write((key % i) + b"\n" + VALUE + b"\n")
+
+
+def stock_entries(server, user):
+    """How many there are."""
+    with open(stock_dict(server, user), "rb") as f:
+        return sum(b"/vendor/bench/e" in line for line in f)
 
 
 def peak_kib(pid):

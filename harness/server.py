@@ -99,6 +99,7 @@ service imap {{
 }}
 service doveadm {{
   executable = {root}/doveadm-server
+  vsz_limit = {doveadm_vsz}
 }}
 namespace inbox {{
   inbox = yes
@@ -107,17 +108,11 @@ namespace inbox {{
 {extra}
 """
 
+# How the imap processes are started, if they are looked at
 WRAPPERS = {
-    "asan": """#!/bin/sh
-export LD_PRELOAD="{libraries}"
-export UBSAN_OPTIONS="print_stacktrace=1:log_path={root}/sanitizer/ubsan"
-export ASAN_OPTIONS="detect_leaks=1:log_path={root}/sanitizer/asan:abort_on_error=0:exitcode=98"
-exec /usr/lib/dovecot/imap "$@"
-""",
-    "valgrind": """#!/bin/sh
-exec valgrind -q --vgdb=no --leak-check=full --errors-for-leak-kinds=definite --show-leak-kinds=definite \\
-  --log-file={root}/sanitizer/valgrind.%p /usr/lib/dovecot/imap "$@"
-""",
+    "asan": "/usr/lib/dovecot/imap",
+    "valgrind": "valgrind -q --vgdb=no --leak-check=full --errors-for-leak-kinds=definite "
+                "--show-leak-kinds=definite --log-file={root}/sanitizer/valgrind.%p /usr/lib/dovecot/imap",
 }
 
 
@@ -224,17 +219,24 @@ class Server:
         os.remove(self.root + "/modules/doveadm")
         os.mkdir(self.root + "/modules/doveadm")
         self._copy_modules(STOCK_MODULES + "/doveadm", [DOVEADM_MODULE], self.root + "/modules/doveadm")
-        with open(self.root + "/doveadm-server", "w") as f:
-            f.write("#!/bin/sh\n" + "".join("export %s='%s'\n" % item for item in self._doveadm_env().items()) +
-                    "exec /usr/lib/dovecot/doveadm-server \"$@\"\n")
-        os.chmod(self.root + "/doveadm-server", 0o755)
+        self._script("doveadm-server", self._doveadm_env(), "/usr/lib/dovecot/doveadm-server")
+
+    def _script(self, name, env, command):
+        path = os.path.join(self.root, name)
+        with open(path, "w") as f:
+            f.write("#!/bin/sh\n" + "".join("export %s='%s'\n" % item for item in env.items()) +
+                    "exec %s \"$@\"\n" % command)
+        os.chmod(path, 0o755)
+        return path
 
     def _doveadm_env(self):
+        env = self._sanitizer_env()
         preload = os.path.join(BUILD, "harness/libdoveadm_modules.so")
-        # doveadm does not survive loading what is sanitized
-        if self.wrapper == "asan" or not os.path.exists(preload):
-            return {}
-        return {"LD_PRELOAD": preload, "DOVETAIL_DOVEADM_MODULES": self.root + "/modules/doveadm"}
+        if os.path.exists(preload):
+            # AddressSanitizer wants to be the first
+            env["LD_PRELOAD"] = (env.get("LD_PRELOAD", "") + " " + preload).strip()
+            env["DOVETAIL_DOVEADM_MODULES"] = self.root + "/modules/doveadm"
+        return env
 
     @staticmethod
     def _copy_modules(stock, ours, directory):
@@ -247,19 +249,22 @@ class Server:
                 # a copy: the mail user need not be able to reach the tree
                 shutil.copy(path, os.path.join(directory, name))
 
-    @staticmethod
-    def _sanitizer_libraries():
-        return " ".join(os.path.realpath(subprocess.run(
+    def _sanitizer_env(self):
+        """What stock Dovecot's programs need to run sanitized plugins."""
+        if self.wrapper != "asan":
+            return {}
+        libraries = " ".join(os.path.realpath(subprocess.run(
             ["gcc", "-print-file-name=" + name], stdout=subprocess.PIPE, text=True, check=True).stdout.strip())
             for name in ("libasan.so", "libubsan.so"))
+        # GDB: plugins stay loaded to the end, for their names in reports
+        return {"LD_PRELOAD": libraries, "GDB": "1",
+                "UBSAN_OPTIONS": "print_stacktrace=1:log_path=%s/sanitizer/ubsan" % self.root,
+                "ASAN_OPTIONS": "detect_leaks=1:log_path=%s/sanitizer/asan:abort_on_error=0:exitcode=98" % self.root}
 
     def _wrapper(self):
         if not self.wrapper:
             return ""
-        path = self.root + "/imap-wrapper"
-        with open(path, "w") as f:
-            f.write(WRAPPERS[self.wrapper].format(root=self.root, libraries=self._sanitizer_libraries()))
-        os.chmod(path, 0o755)
+        path = self._script("imap-wrapper", self._sanitizer_env(), WRAPPERS[self.wrapper].format(root=self.root))
         return "executable = %s\n  vsz_limit = %s" % (path, "0" if self.wrapper == "asan" else "4G")
 
     def _config(self, plugin, plugins, extra, tls, client_limit, service_count, process_min_avail,
@@ -291,7 +296,8 @@ class Server:
             mail_plugins="metasync" if plugins is not False else "", imap_plugins=imap,
             plugin="".join("  %s = %s\n" % item for item in plugin.items()), chroot=chroot, port=self.port,
             tls_port=self.tls_port if tls else 0, client_limit=client_limit, service_count=service_count,
-            process_min_avail=process_min_avail, executable=self._wrapper(), extra=extra)
+            process_min_avail=process_min_avail, executable=self._wrapper(),
+            doveadm_vsz="0" if self.wrapper == "asan" else "1G", extra=extra)
         if not self.as_root:
             config += "service imap-hibernate {\n  unix_listener imap-hibernate {\n    mode = 0600\n  }\n}\n"
             config += "service imap {\n  unix_listener imap-master {\n    mode = 0600\n  }\n}\n"
@@ -431,12 +437,10 @@ class Server:
 
     def doveadm_command(self, *args, config=None):
         """Arguments for subprocess: doveadm with this server's configuration and modules."""
-        # doveadm does not survive loading sanitized plugins
-        plain = ["-o", "mail_plugins="] if self.wrapper == "asan" else []
         env = self._doveadm_env()
         # through doveconf, which starts it again with the settings
         env["DOVECOT_PRESERVE_ENVS"] = " ".join(env)
-        return {"args": ["doveadm", "-c", config or self.config] + plain + list(args),
+        return {"args": ["doveadm", "-c", config or self.config] + list(args),
                 "env": dict(os.environ, **env)}
 
     def doveadm(self, *args, config=None, **kwargs):

@@ -1,10 +1,11 @@
-/* doveadm metasync import: reads what export wrote (cmd-export.c).
+/* doveadm metasync import: reads what export wrote (cmd-export.c). With --from-dict
+   it is another command (cmd-import-dict.c).
 
    The input is read twice. First every line is looked at, so that a bad one
    changes nothing; then the entries are written, in sets. What is there already
    is left out of its set. */
 
-#include "doveadm-metasync.h"
+#include "cmd-import.h"
 #include "array.h"
 #include "base64.h"
 #include "buffer.h"
@@ -13,14 +14,6 @@
 #include "json-parser.h"
 #include "str.h"
 #include "unichar.h"
-
-/* A set has no more bytes of values than this, or one value. */
-#define IMPORT_SET_BYTES (16*1024*1024)
-
-struct metasync_import_cmd {
-	struct metasync_cmd cmd;
-	bool skip_missing;
-};
 
 struct import_mailbox {
 	struct metasync_cmd_mailbox mailbox;
@@ -50,7 +43,8 @@ struct metasync_import {
 	size_t set_bytes;
 	unsigned int set_first_line, set_last_line;
 
-	uint64_t entries_set, removed, unchanged, skipped;
+	struct metasync_cmd_written written;
+	uint64_t skipped;
 };
 
 /* -- a line ---------------------------------------------------------------- */
@@ -177,29 +171,6 @@ import_mailbox(struct metasync_import *import, const char *vname)
 }
 
 static int
-import_name(struct metasync_import *import, const char *entry,
-	    const char **name_r)
-{
-	const struct store_limits *limits = metasync_user_limits(import->user);
-	struct store_error error = { .status = STORE_LIMIT };
-	size_t size = strlen(entry);
-	char *name = t_malloc_no0(size + 1);
-	int code;
-
-	switch (store_name_normalize(entry, size, limits->name, FALSE, name)) {
-	case STORE_NAME_OK:
-		break;
-	case STORE_NAME_INVALID:
-		return import_bad(import, "Invalid entry name");
-	case STORE_NAME_TOO_LONG:
-		return import_bad(import, metasync_cmd_error(import->user,
-							     &error, &code));
-	}
-	*name_r = name;
-	return 0;
-}
-
-static int
 import_value(struct metasync_import *import, const struct import_line *line,
 	     struct store_change *change)
 {
@@ -236,6 +207,7 @@ import_line(struct metasync_import *import, const char *text,
 {
 	const struct import_mailbox *mailbox;
 	struct import_line line;
+	const char *error;
 
 	i_zero(change_r);
 	if (text[strspn(text, " \t\r")] == '\0')
@@ -247,8 +219,10 @@ import_line(struct metasync_import *import, const char *text,
 		import->skipped++;
 		return 0;
 	}
-	if (import_name(import, line.entry, &change_r->name) < 0 ||
-	    import_value(import, &line, change_r) < 0)
+	error = metasync_cmd_name(import->user, line.entry, &change_r->name);
+	if (error != NULL)
+		return import_bad(import, error);
+	if (import_value(import, &line, change_r) < 0)
 		return -1;
 	mailbox = import_mailbox(import, line.mailbox);
 	if (mailbox->error != NULL) {
@@ -272,73 +246,6 @@ import_line(struct metasync_import *import, const char *text,
 
 /* -- sets ------------------------------------------------------------------ */
 
-struct import_compare {
-	const struct store_change *changes;
-	bool *differs;
-	size_t next;
-};
-
-static bool import_compare(const struct store_entry *entry, void *context)
-{
-	struct import_compare *compare = context;
-	const struct store_change *change = &compare->changes[compare->next];
-	bool same;
-
-	if (change->value == NULL || entry->removed)
-		same = change->value == NULL && entry->removed;
-	else {
-		same = change->value_size == entry->value_size &&
-			(change->value_size == 0 ||
-			 memcmp(change->value, entry->value,
-				change->value_size) == 0);
-	}
-	compare->differs[compare->next++] = !same;
-	return TRUE;
-}
-
-static enum store_status
-import_write_set(struct metasync_import *import, struct store_error *error_r)
-{
-	struct store_condition always = { .type = STORE_UNCONDITIONAL };
-	unsigned int i, removed = 0, count = array_count(&import->set), used = 0;
-	struct store_change *changes = t_new(struct store_change, count);
-	struct store_key *keys = t_new(struct store_key, count);
-	struct import_compare compare;
-	enum store_status status;
-	struct store_pos pos;
-
-	compare.changes = array_front(&import->set);
-	compare.differs = t_new(bool, count);
-	compare.next = 0;
-	for (i = 0; i < count; i++) {
-		keys[i].mailbox = compare.changes[i].mailbox;
-		keys[i].name = compare.changes[i].name;
-	}
-	status = store_get(import->store, keys, count, import_compare, &compare,
-			   &pos, error_r);
-	if (status != STORE_OK)
-		return status;
-	for (i = 0; i < count; i++) {
-		if (!compare.differs[i])
-			continue;
-		changes[used++] = compare.changes[i];
-		if (compare.changes[i].value == NULL)
-			removed++;
-	}
-	if (used > 0) {
-		status = metasync_apply(import->user, import->store, changes,
-					used, &always, TRUE, &pos, NULL,
-					error_r);
-		if (status != STORE_OK)
-			return status;
-		store_idle(import->store);
-	}
-	import->entries_set += used - removed;
-	import->removed += removed;
-	import->unchanged += count - used;
-	return STORE_OK;
-}
-
 static int import_flush(struct metasync_import *import)
 {
 	struct store_error error;
@@ -348,7 +255,11 @@ static int import_flush(struct metasync_import *import)
 	if (array_count(&import->set) == 0)
 		return 0;
 	T_BEGIN {
-		status = import_write_set(import, &error);
+		status = metasync_cmd_write_set(import->user, import->store,
+						array_front(&import->set),
+						array_count(&import->set),
+						FALSE, &import->written,
+						&error);
 		if (status != STORE_OK) {
 			i_error("lines %u to %u: %s", import->set_first_line,
 				import->set_last_line,
@@ -475,6 +386,8 @@ cmd_import_run(struct doveadm_mail_cmd_context *ctx, struct mail_user *user)
 	i_zero(&import);
 	import.cmd = cmd;
 	import.user = user;
+	if (cmd->from_dict)
+		return metasync_import_dict(cmd, user);
 	if (metasync_cmd_store(&cmd->cmd, user, &import.store) < 0)
 		return -1;
 	import.pool = pool_alloconly_create("metasync import", 1024);
@@ -489,9 +402,9 @@ cmd_import_run(struct doveadm_mail_cmd_context *ctx, struct mail_user *user)
 	ret = import_read(&import, FALSE);
 	if (ret == 0) {
 		ret = import_read(&import, TRUE);
-		doveadm_print_num(import.entries_set);
-		doveadm_print_num(import.removed);
-		doveadm_print_num(import.unchanged);
+		doveadm_print_num(import.written.set);
+		doveadm_print_num(import.written.removed);
+		doveadm_print_num(import.written.unchanged);
 		doveadm_print_num(import.skipped);
 	}
 
@@ -507,7 +420,21 @@ static void
 cmd_import_init(struct doveadm_mail_cmd_context *ctx,
 		const char *const args[] ATTR_UNUSED)
 {
-	metasync_cmd_input((struct metasync_cmd *)ctx);
+	struct metasync_import_cmd *cmd = (struct metasync_import_cmd *)ctx;
+
+	if (cmd->from_dict) {
+		if (ctx->cmd_input != NULL) {
+			i_fatal_status(EX_USAGE, "Give either a file or "
+				       "--from-dict, not both");
+		}
+		metasync_import_dict_init();
+		return;
+	}
+	if (cmd->overwrite || cmd->dict_uri != NULL) {
+		i_fatal_status(EX_USAGE, "--overwrite and --dict-uri are for "
+			       "--from-dict only");
+	}
+	metasync_cmd_input(&cmd->cmd);
 	metasync_cmd_print_number_header("set");
 	metasync_cmd_print_number_header("removed");
 	metasync_cmd_print_number_header("unchanged");
@@ -518,9 +445,22 @@ static bool cmd_import_parse_arg(struct doveadm_mail_cmd_context *ctx, int c)
 {
 	struct metasync_import_cmd *cmd = (struct metasync_import_cmd *)ctx;
 
-	if (c != 'm')
+	switch (c) {
+	case 'd':
+		cmd->from_dict = TRUE;
+		break;
+	case 'm':
+		cmd->skip_missing = TRUE;
+		break;
+	case 'o':
+		cmd->overwrite = TRUE;
+		break;
+	case 'U':
+		cmd->dict_uri = p_strdup(ctx->pool, optarg);
+		break;
+	default:
 		return FALSE;
-	cmd->skip_missing = TRUE;
+	}
 	return TRUE;
 }
 
@@ -529,7 +469,7 @@ static struct doveadm_mail_cmd_context *cmd_import_alloc(void)
 	struct metasync_import_cmd *cmd;
 
 	cmd = doveadm_mail_cmd_alloc(struct metasync_import_cmd);
-	cmd->cmd.ctx.getopt_args = "m";
+	cmd->cmd.ctx.getopt_args = "dmoU:";
 	cmd->cmd.ctx.v.parse_arg = cmd_import_parse_arg;
 	cmd->cmd.ctx.v.init = cmd_import_init;
 	cmd->cmd.ctx.v.run = cmd_import_run;
@@ -540,10 +480,14 @@ static struct doveadm_mail_cmd_context *cmd_import_alloc(void)
 struct doveadm_cmd_ver2 doveadm_metasync_cmd_import = {
 	.name = "metasync import",
 	.mail_cmd = cmd_import_alloc,
-	.usage = DOVEADM_CMD_MAIL_USAGE_PREFIX"[-m] [<file>|-]",
+	.usage = DOVEADM_CMD_MAIL_USAGE_PREFIX"[-m] "
+		 "[<file>|-|--from-dict [-o] [-U <dict uri>]]",
 DOVEADM_CMD_PARAMS_START
 DOVEADM_CMD_MAIL_COMMON
+DOVEADM_CMD_PARAM('d', "from-dict", CMD_PARAM_BOOL, 0)
+DOVEADM_CMD_PARAM('U', "dict-uri", CMD_PARAM_STR, 0)
 DOVEADM_CMD_PARAM('m', "skip-missing", CMD_PARAM_BOOL, 0)
+DOVEADM_CMD_PARAM('o', "overwrite", CMD_PARAM_BOOL, 0)
 DOVEADM_CMD_PARAM('\0', "file", CMD_PARAM_ISTREAM, CMD_PARAM_FLAG_POSITIONAL)
 DOVEADM_CMD_PARAMS_END
 };

@@ -254,7 +254,7 @@ int metasync_cmd_filter(struct metasync_cmd *cmd, struct mail_user *user,
 	return 0;
 }
 
-/* -- reading and printing -------------------------------------------------- */
+/* -- reading --------------------------------------------------------------- */
 
 int metasync_cmd_read(struct metasync_cmd *cmd, struct mail_user *user,
 		      struct store *store, const struct store_read *req,
@@ -285,6 +285,157 @@ int metasync_cmd_read(struct metasync_cmd *cmd, struct mail_user *user,
 	} while (more);
 	return 0;
 }
+
+/* -- writing --------------------------------------------------------------- */
+
+const char *metasync_cmd_name(struct mail_user *user, const char *entry,
+			      const char **name_r)
+{
+	struct store_error error = { .status = STORE_LIMIT };
+	size_t size = strlen(entry);
+	char *name = t_malloc_no0(size + 1);
+	int code;
+
+	switch (store_name_normalize(entry, size,
+				     metasync_user_limits(user)->name, FALSE,
+				     name)) {
+	case STORE_NAME_OK:
+		*name_r = name;
+		return NULL;
+	case STORE_NAME_INVALID:
+		return "Invalid entry name";
+	case STORE_NAME_TOO_LONG:
+		return metasync_cmd_error(user, &error, &code);
+	}
+	i_unreached();
+}
+
+enum write_fate {
+	WRITE_CHANGE,
+	WRITE_UNCHANGED,
+	WRITE_KEPT
+};
+
+struct write_compare {
+	const struct store_change *changes;
+	bool keep;
+	enum write_fate *fates;
+	size_t next;
+};
+
+static bool write_compare(const struct store_entry *entry, void *context)
+{
+	struct write_compare *compare = context;
+	const struct store_change *change = &compare->changes[compare->next];
+	bool same;
+
+	if (change->value == NULL || entry->removed)
+		same = change->value == NULL && entry->removed;
+	else {
+		same = change->value_size == entry->value_size &&
+			(change->value_size == 0 ||
+			 memcmp(change->value, entry->value,
+				change->value_size) == 0);
+	}
+	compare->fates[compare->next++] = same ? WRITE_UNCHANGED :
+		compare->keep && entry->modseq > 0 ? WRITE_KEPT : WRITE_CHANGE;
+	return TRUE;
+}
+
+/* Copies to used those that are to be written; says what becomes of all. */
+static unsigned int
+write_choose(const struct write_compare *compare, unsigned int count,
+	     struct store_change *used, struct metasync_cmd_written *written_r)
+{
+	unsigned int i, used_count = 0;
+
+	i_zero(written_r);
+	for (i = 0; i < count; i++) {
+		switch (compare->fates[i]) {
+		case WRITE_UNCHANGED:
+			written_r->unchanged++;
+			break;
+		case WRITE_KEPT:
+			written_r->kept++;
+			break;
+		case WRITE_CHANGE:
+			used[used_count++] = compare->changes[i];
+			if (compare->changes[i].value == NULL)
+				written_r->removed++;
+			else
+				written_r->set++;
+			break;
+		}
+	}
+	return used_count;
+}
+
+static enum store_status
+write_set_once(struct mail_user *user, struct store *store,
+	       const struct store_change *changes, unsigned int count,
+	       bool keep, struct metasync_cmd_written *written_r,
+	       struct store_error *error_r)
+{
+	struct store_change *used = t_new(struct store_change, count);
+	struct store_key *keys = t_new(struct store_key, count);
+	struct store_condition condition;
+	struct write_compare compare;
+	enum store_status status;
+	unsigned int i;
+	struct store_pos pos;
+
+	i_zero(&compare);
+	compare.changes = changes;
+	compare.keep = keep;
+	compare.fates = t_new(enum write_fate, count);
+	for (i = 0; i < count; i++) {
+		keys[i].mailbox = changes[i].mailbox;
+		keys[i].name = changes[i].name;
+	}
+	i_zero(&condition);
+	status = store_get(store, keys, count, write_compare, &compare,
+			   &condition.pos, error_r);
+	if (status != STORE_OK)
+		return status;
+	count = write_choose(&compare, count, used, written_r);
+	if (count == 0)
+		return STORE_OK;
+	if (keep)
+		condition.type = STORE_IF_UNCHANGED_SINCE;
+	status = metasync_apply(user, store, used, count, &condition, TRUE,
+				&pos, NULL, error_r);
+	if (status == STORE_OK) {
+		/* doveadm does not get back to its I/O loop */
+		store_idle(store);
+	}
+	return status;
+}
+
+enum store_status
+metasync_cmd_write_set(struct mail_user *user, struct store *store,
+		       const struct store_change *changes, unsigned int count,
+		       bool keep, struct metasync_cmd_written *written,
+		       struct store_error *error_r)
+{
+	struct metasync_cmd_written now;
+	enum store_status status;
+
+	do T_BEGIN {
+		status = write_set_once(user, store, changes, count, keep,
+					&now, error_r);
+	} T_END;
+	/* a client was faster: look again at what there is to keep */
+	while (status == STORE_MODIFIED || status == STORE_RESET);
+	if (status == STORE_OK) {
+		written->set += now.set;
+		written->removed += now.removed;
+		written->unchanged += now.unchanged;
+		written->kept += now.kept;
+	}
+	return status;
+}
+
+/* -- printing -------------------------------------------------------------- */
 
 void metasync_cmd_print_number_header(const char *key)
 {

@@ -6,7 +6,8 @@
    A command's context begins with struct metasync_cmd. Functions that return
    int return 0, or -1 when the error has been told (i_error()) and the exit
    code is set, unless they say something else. Neither values nor names of
-   entries are told: doveadm-server writes errors to the log. */
+   entries are told: doveadm-server writes errors to the log. (cmd-import-dict.c
+   tells names where there is no log.) */
 
 #include "lib.h"
 #include "guid.h"
@@ -96,6 +97,30 @@ int metasync_cmd_read(struct metasync_cmd *cmd, struct mail_user *user,
 		      struct store_cursor *cursor,
 		      store_entry_callback_t *entry_callback,
 		      void (*flush_callback)(void *context), void *context);
+
+/* -- writing */
+
+/* NULL if the store takes an entry of this name: *name_r is what it is called there
+   (data stack); else the error's words. */
+const char *metasync_cmd_name(struct mail_user *user, const char *entry,
+			      const char **name_r);
+
+/* What became of changes. */
+struct metasync_cmd_written {
+	uint64_t set, removed;
+	/* the same already */
+	uint64_t unchanged;
+	/* the store has something else */
+	uint64_t kept;
+};
+/* Writes a set of changes, but for those that are there already. keep: what the
+   store has, or remembers to have removed, stays as it is. Adds to *written if
+   all went well. */
+enum store_status
+metasync_cmd_write_set(struct mail_user *user, struct store *store,
+		       const struct store_change *changes, unsigned int count,
+		       bool keep, struct metasync_cmd_written *written,
+		       struct store_error *error_r);
 
 /* Number columns, right justified. */
 void metasync_cmd_print_number_header(const char *key);

@@ -59,10 +59,20 @@ struct metasync_attribute_iter {
 
 /* -- names ----------------------------------------------------------------- */
 
-static const char *metasync_type_prefix(enum mail_attribute_type type_flags)
+bool metasync_attribute_entry(bool pvt, const char *key, bool *server_r,
+			      const char **name_r)
 {
-	return (type_flags & MAIL_ATTRIBUTE_TYPE_MASK) ==
-		MAIL_ATTRIBUTE_TYPE_PRIVATE ? "/private/" : "/shared/";
+	*server_r = str_begins(key, PVT_SERVER);
+	if (*server_r) {
+		key += strlen(PVT_SERVER);
+		/* GETMETADATA "" (/private) asks for "server//" */
+		if (*key == '/')
+			key++;
+	}
+	if (str_begins(key, PVT))
+		return FALSE;
+	*name_r = t_strconcat(pvt ? "/private/" : "/shared/", key, NULL);
+	return TRUE;
 }
 
 /* Returns TRUE if the attribute is an entry of the store: of *mailbox_r ("" is
@@ -73,26 +83,19 @@ metasync_attribute_find(struct mailbox *box, enum mail_attribute_type type_flags
 			const char *key, const char **mailbox_r,
 			const char **name_r)
 {
+	bool pvt = (type_flags & MAIL_ATTRIBUTE_TYPE_MASK) ==
+		MAIL_ATTRIBUTE_TYPE_PRIVATE;
 	char separator;
+	bool server;
 
 	if ((type_flags & MAIL_ATTRIBUTE_TYPE_FLAG_VALIDATED) != 0) {
 		/* imap_metadata = no */
 		return FALSE;
 	}
-	if (str_begins(key, PVT_SERVER)) {
-		key += strlen(PVT_SERVER);
-		/* GETMETADATA "" (/private) asks for "server//" */
-		if (*key == '/')
-			key++;
-		if (!box->inbox_user || str_begins(key, PVT))
-			return FALSE;
-		*mailbox_r = "";
-	} else if (str_begins(key, PVT)) {
+	if (!metasync_attribute_entry(pvt, key, &server, name_r) ||
+	    (server && !box->inbox_user))
 		return FALSE;
-	} else {
-		*mailbox_r = metasync_mailbox_name(box, &separator);
-	}
-	*name_r = t_strconcat(metasync_type_prefix(type_flags), key, NULL);
+	*mailbox_r = server ? "" : metasync_mailbox_name(box, &separator);
 	return TRUE;
 }
 

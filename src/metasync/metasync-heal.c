@@ -34,20 +34,24 @@ enum heal_action {
 	HEAL_BLOCKED
 };
 
+/* Lookups so far; all of the user's own mailboxes once they have been listed. */
+struct metasync_existing {
+	struct mail_user *user;
+	pool_t pool;
+	HASH_TABLE(const char *, struct metasync_found *) names;
+	HASH_TABLE(const uint8_t *, struct metasync_found *) guids;
+	bool listed, listed_all;
+};
+
 struct metasync_heal {
 	struct metasync_user *muser;
 	struct store *store;
-	pool_t pool;
+	struct metasync_existing existing;
 
 	/* As of the last look; freed at the next. */
 	pool_t known_pool;
 	ARRAY(struct metasync_known) known;
 	HASH_TABLE(const char *, const struct metasync_known *) known_names;
-
-	/* Lookups so far; all mailboxes once they have been listed. */
-	HASH_TABLE(const char *, struct metasync_found *) names;
-	HASH_TABLE(const uint8_t *, struct metasync_found *) guids;
-	bool listed, listed_all;
 
 	unsigned int moved, deleted;
 };
@@ -80,18 +84,37 @@ metasync_mailbox_lookup(struct mailbox *box, guid_128_t guid_r)
 	}
 }
 
+static void
+existing_init(struct metasync_existing *existing, struct mail_user *user)
+{
+	i_zero(existing);
+	existing->user = user;
+	existing->pool = pool_alloconly_create("metasync existing", 4096);
+	hash_table_create(&existing->names, default_pool, 0, str_hash, strcmp);
+	hash_table_create(&existing->guids, default_pool, 0, guid_128_hash,
+			  guid_128_cmp);
+}
+
+static void existing_deinit(struct metasync_existing *existing)
+{
+	hash_table_destroy(&existing->guids);
+	hash_table_destroy(&existing->names);
+	pool_unref(&existing->pool);
+}
+
 /* Rights don't matter here: a mailbox that may not be seen has not gone. */
 static struct metasync_found *
-heal_lookup_add(struct metasync_heal *heal, struct mail_namespace *ns,
-		const char *vname)
+existing_lookup_add(struct metasync_existing *existing,
+		    struct mail_namespace *ns, const char *vname)
 {
-	struct metasync_found *found = p_new(heal->pool, struct metasync_found, 1);
+	struct metasync_found *found =
+		p_new(existing->pool, struct metasync_found, 1);
 	enum mailbox_existence existence;
 	const uint8_t *guid = found->guid;
 	struct mailbox *box;
 
-	found->vname = p_strdup(heal->pool, vname);
-	hash_table_insert(heal->names, found->vname, found);
+	found->vname = p_strdup(existing->pool, vname);
+	hash_table_insert(existing->names, found->vname, found);
 
 	box = mailbox_alloc(ns->list, vname, MAILBOX_FLAG_IGNORE_ACLS);
 	/* opening would create a mailbox that is to be created automatically */
@@ -106,23 +129,26 @@ heal_lookup_add(struct metasync_heal *heal, struct mail_namespace *ns,
 			found->lookup = METASYNC_LOOKUP_FAILED;
 	}
 	if (found->lookup == METASYNC_LOOKUP_OK &&
-	    hash_table_lookup(heal->guids, guid) == NULL)
-		hash_table_insert(heal->guids, guid, found);
+	    hash_table_lookup(existing->guids, guid) == NULL)
+		hash_table_insert(existing->guids, guid, found);
 	mailbox_free(&box);
 	return found;
 }
 
 static struct metasync_found *
-heal_lookup(struct metasync_heal *heal, struct mail_namespace *ns,
-	    const char *vname)
+existing_lookup(struct metasync_existing *existing, struct mail_namespace *ns,
+		const char *vname)
 {
-	struct metasync_found *found = hash_table_lookup(heal->names, vname);
+	struct metasync_found *found =
+		hash_table_lookup(existing->names, vname);
 
-	return found != NULL ? found : heal_lookup_add(heal, ns, vname);
+	return found != NULL ? found :
+		existing_lookup_add(existing, ns, vname);
 }
 
 static void
-heal_list_namespace(struct metasync_heal *heal, struct mail_namespace *ns)
+existing_list_namespace(struct metasync_existing *existing,
+			struct mail_namespace *ns)
 {
 	const char *const patterns[] = {
 		"INBOX", t_strconcat(ns->prefix, "*", NULL), NULL
@@ -137,12 +163,48 @@ heal_list_namespace(struct metasync_heal *heal, struct mail_namespace *ns)
 	while ((info = mailbox_list_iter_next(iter)) != NULL) T_BEGIN {
 		if ((info->flags & (MAILBOX_NONEXISTENT |
 				    MAILBOX_NOSELECT)) == 0 &&
-		    heal_lookup(heal, ns, info->vname)->lookup ==
+		    existing_lookup(existing, ns, info->vname)->lookup ==
 		    METASYNC_LOOKUP_FAILED)
-			heal->listed_all = FALSE;
+			existing->listed_all = FALSE;
 	} T_END;
 	if (mailbox_list_iter_deinit(&iter) < 0)
-		heal->listed_all = FALSE;
+		existing->listed_all = FALSE;
+}
+
+static void existing_list(struct metasync_existing *existing)
+{
+	struct mail_namespace *ns = existing->user->namespaces;
+
+	if (existing->listed)
+		return;
+	existing->listed = existing->listed_all = TRUE;
+	for (; ns != NULL; ns = ns->next) {
+		if (metasync_namespace_is_own(ns) && ns->alias_for == NULL)
+			existing_list_namespace(existing, ns);
+	}
+}
+
+bool metasync_mailboxes_list(struct mail_user *user,
+			     void (*callback)(const char *vname,
+					      const uint8_t *guid,
+					      void *context),
+			     void *context)
+{
+	struct metasync_existing existing;
+	struct hash_iterate_context *iter;
+	struct metasync_found *found;
+	const uint8_t *guid;
+	bool all;
+
+	existing_init(&existing, user);
+	existing_list(&existing);
+	iter = hash_table_iterate_init(existing.guids);
+	while (hash_table_iterate(iter, existing.guids, &guid, &found))
+		callback(found->vname, guid, context);
+	hash_table_iterate_deinit(&iter);
+	all = existing.listed_all;
+	existing_deinit(&existing);
+	return all;
 }
 
 /* The mailbox with this GUID under any name, or NULL. *sure_r is FALSE if it may
@@ -150,19 +212,9 @@ heal_list_namespace(struct metasync_heal *heal, struct mail_namespace *ns)
 static const struct metasync_found *
 heal_find_guid(struct metasync_heal *heal, const guid_128_t guid, bool *sure_r)
 {
-	struct mail_namespace *ns;
-
-	if (!heal->listed) {
-		heal->listed = heal->listed_all = TRUE;
-		for (ns = heal->muser->user->namespaces; ns != NULL;
-		     ns = ns->next) {
-			if (metasync_namespace_is_own(ns) &&
-			    ns->alias_for == NULL)
-				heal_list_namespace(heal, ns);
-		}
-	}
-	*sure_r = heal->listed_all;
-	return hash_table_lookup(heal->guids, guid);
+	existing_list(&heal->existing);
+	*sure_r = heal->existing.listed_all;
+	return hash_table_lookup(heal->existing.guids, guid);
 }
 
 /* -- what the store knows -------------------------------------------------- */
@@ -216,7 +268,7 @@ heal_decide(struct metasync_heal *heal, const struct metasync_known *known,
 		/* the configuration has changed */
 		return HEAL_NOTHING;
 	}
-	found = heal_lookup(heal, ns, known->vname);
+	found = existing_lookup(&heal->existing, ns, known->vname);
 	switch (found->lookup) {
 	case METASYNC_LOOKUP_OK:
 		if (!known->have_guid ||
@@ -314,13 +366,10 @@ bool metasync_mailboxes_heal(struct metasync_user *muser)
 	i_zero(&heal);
 	heal.muser = muser;
 	heal.store = muser->store;
-	heal.pool = pool_alloconly_create("metasync heal", 4096);
+	existing_init(&heal.existing, muser->user);
 	heal.known_pool = pool_alloconly_create("metasync known", 1024);
 	i_array_init(&heal.known, 16);
 	hash_table_create(&heal.known_names, default_pool, 0, str_hash, strcmp);
-	hash_table_create(&heal.names, default_pool, 0, str_hash, strcmp);
-	hash_table_create(&heal.guids, default_pool, 0, guid_128_hash,
-			  guid_128_cmp);
 
 	/* a mailbox is moved twice at most; others may add some meanwhile */
 	do T_BEGIN {
@@ -335,11 +384,9 @@ bool metasync_mailboxes_heal(struct metasync_user *muser)
 		       heal.moved, heal.deleted);
 		store_idle(heal.store);
 	}
-	hash_table_destroy(&heal.guids);
-	hash_table_destroy(&heal.names);
 	hash_table_destroy(&heal.known_names);
 	array_free(&heal.known);
 	pool_unref(&heal.known_pool);
-	pool_unref(&heal.pool);
+	existing_deinit(&heal.existing);
 	return ret >= 0;
 }

@@ -70,6 +70,11 @@ const char *metasync_error_log_text(const struct store_error *error);
 /* TRUE for entries that the store does not hold: Dovecot computes them, or they
    are its own. mailbox and name as the store has them. */
 bool metasync_entry_is_reserved(const char *mailbox, const char *name);
+/* Which entry Dovecot's attribute key of a mailbox stands for: the server's
+   (*server_r; if the mailbox is INBOX) or the mailbox's. *name_r is as the key is
+   written (data stack). FALSE if it is internal to Dovecot. */
+bool metasync_attribute_entry(bool pvt, const char *key, bool *server_r,
+			      const char **name_r);
 
 enum metasync_mailbox {
 	/* The user's own and existing mailbox; the GUID is filled in. */
@@ -86,6 +91,16 @@ enum metasync_mailbox {
 	/* Could not be found out (temporary); logged. */
 	METASYNC_MAILBOX_FAILED
 };
+
+/* Calls back for each of the user's own mailboxes, whatever the rights, with its
+   name in the store and its GUID (both until the callback returns). Returns
+   FALSE if some could not be looked up. */
+bool metasync_mailboxes_list(struct mail_user *user,
+			     void (*callback)(const char *vname,
+					      const uint8_t *guid,
+					      void *context),
+			     void *context);
+
 /* Looks a mailbox up. vname: UTF-8 ("inbox" in any case is INBOX). *vname_r is
    the name to use with the store (data stack). If look is FALSE, only the name
    and its namespace are checked (EXISTS then means: valid) and guid_r is not

@@ -1,5 +1,6 @@
 """Servers and clients for the tests. One server for a test file, a user of its own for each test."""
 
+import contextlib
 import itertools
 import os
 
@@ -37,9 +38,11 @@ def factory():
         servers.append(Server(**kwargs))
         return servers[-1]
     yield make
-    for s in servers:
-        if not s.destroyed:
-            end(s)
+    # one that is not clean does not keep the others from being ended
+    with contextlib.ExitStack() as ends:
+        for s in servers:
+            if not s.destroyed:
+                ends.callback(end, s)
 
 
 @pytest.fixture(scope="module")

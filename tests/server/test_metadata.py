@@ -8,8 +8,6 @@ import pytest
 from lifecycle import MESSAGE
 from metasync import Watch, ask, last, put, sane
 
-plain_doveadm = pytest.mark.skipif(os.environ.get("DOVETAIL_WRAPPER") == "asan",
-                                   reason="doveadm does not load sanitized plugins")
 A, B = b"/private/vendor/test/a", b"/private/vendor/test/b"
 OK = b"T OK Setmetadata completed."
 
@@ -181,7 +179,6 @@ def test_computed_entries_stay_with_dovecot(make_server):
         b"/shared/comment": b"hello", b"/shared/admin": b"mailto:a@example.com"}
 
 
-@plain_doveadm
 def test_internal_attributes_stay_in_the_dictionary(make_server):
     """What Dovecot keeps for itself: here the keys of mail_crypt."""
     server = make_server(extra="mail_attribute_dict = file:%h/dict\nmail_plugins = $mail_plugins mail_crypt\n",
@@ -231,7 +228,6 @@ def test_reading_makes_no_store(server, user):
     assert not os.path.exists(server.home(user) + "/metasync")
 
 
-@plain_doveadm
 def test_doveadm(server, user):
     """doveadm mailbox metadata works on the store; what it sets is pushed."""
     c = server.login(user)
@@ -283,7 +279,6 @@ def test_selected_mailbox(client, user):
 
 # -- dsync -----------------------------------------------------------------------------------------
 
-@plain_doveadm
 def test_dsync(server, user):
     """To an empty store, and after changes and removals on both sides again; each way of writing."""
     other = user + "-other"
@@ -324,7 +319,6 @@ def test_dsync(server, user):
     assert state[(b"box", b"/private/new")] == b"2"
 
 
-@plain_doveadm
 def test_dsync_of_many_entries(server, user):
     """More than fit into one change set."""
     other = user + "-other"
