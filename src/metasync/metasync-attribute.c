@@ -51,7 +51,10 @@ struct metasync_attribute_iter {
 	ARRAY(struct metasync_attribute) found;
 	unsigned int next;
 	size_t values_size;
-	bool failed;
+
+	/* NULL: none */
+	const char *error_text;
+	enum mail_error error;
 };
 
 #define METASYNC_TRANSACTION(obj) \
@@ -472,6 +475,15 @@ metasync_iter_read(struct metasync_attribute_iter *iter, struct store *store,
 	return status == STORE_OK ? 0 : -1;
 }
 
+/* The storage's error is ours. It is remembered, for Dovecot's iteration and the
+   values that are asked for may leave another one. */
+static void metasync_iter_failed(struct metasync_attribute_iter *iter)
+{
+	iter->error_text = p_strdup(iter->pool,
+		mail_storage_get_last_error(iter->iter.box->storage,
+					    &iter->error));
+}
+
 static void metasync_iter_fill(struct metasync_attribute_iter *iter)
 {
 	struct mailbox *box = iter->iter.box;
@@ -507,7 +519,7 @@ static void metasync_iter_fill(struct metasync_attribute_iter *iter)
 	    (store != NULL &&
 	     metasync_iter_read(iter, store, &filter, &error) < 0)) {
 		metasync_attribute_error(iter->muser, box, &error);
-		iter->failed = TRUE;
+		metasync_iter_failed(iter);
 	}
 }
 
@@ -573,12 +585,18 @@ int metasync_attribute_iter_deinit(struct mailbox_attribute_iter *_iter)
 {
 	struct metasync_attribute_iter *iter =
 		container_of(_iter, struct metasync_attribute_iter, iter);
-	int ret = iter->failed ? -1 : 0;
+	struct mailbox *box = iter->iter.box;
+	int ret;
 
 	iter->muser->iterated = NULL;
-	if (metasync_mailbox_super(iter->iter.box)->
-	    attribute_iter_deinit(iter->super) < 0)
+	ret = metasync_mailbox_super(box)->attribute_iter_deinit(iter->super);
+	if (iter->error_text != NULL) {
+		/* cmd-getmetadata.c:293 does not survive NOTPOSSIBLE, which is
+		   what Dovecot's iteration leaves without a dictionary */
+		mail_storage_set_error(box->storage, iter->error,
+				       iter->error_text);
 		ret = -1;
+	}
 	pool_unref(&iter->pool);
 	return ret;
 }
