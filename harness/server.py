@@ -55,7 +55,7 @@ passdb {{
 }}
 userdb {{
   driver = static
-  args = uid={uid} gid={gid}{home}
+  args = uid={uid} gid={gid}{home}{userdb}
 }}
 mail_location = {mail_location}
 mail_plugins = {mail_plugins}
@@ -163,11 +163,12 @@ def die_with_parent():
 class Server:
     """plugins: True (ours), False (none), or the names of imap plugins beside ours. plugin: settings in
     plugin { }. extra: text at the end of the configuration. keep: a directory for the users' homes.
-    homes: False: users have mail, but no home. "{root}" in settings is the server's directory."""
+    homes: False: users have mail, but no home. userdb: more fields of each user ("%u" in them is
+    the name), or lines of the userdb. "{root}" in settings is the server's directory."""
 
     def __init__(self, plugin=None, plugins=True, extra="", port=None, tls=False, keep=None,
                  client_limit=1, service_count=1, process_min_avail=0, wrapper=None,
-                 mail_location="maildir:~/mail", homes=True):
+                 mail_location="maildir:~/mail", homes=True, userdb=""):
         self.root = tempfile.mkdtemp(prefix="dt-", dir="/tmp")
         self.port = port or free_ports()
         self.tls_port = self.port + 850
@@ -189,7 +190,7 @@ class Server:
             self._modules()
             with open(self.config, "w") as f:
                 f.write(self._config(plugin or {}, plugins, extra, tls, client_limit, service_count,
-                                     process_min_avail, mail_location, homes))
+                                     process_min_avail, mail_location, homes, userdb))
             self.start()
         except BaseException:
             self.destroy()
@@ -268,7 +269,7 @@ class Server:
         return "executable = %s\n  vsz_limit = %s" % (path, "0" if self.wrapper == "asan" else "4G")
 
     def _config(self, plugin, plugins, extra, tls, client_limit, service_count, process_min_avail,
-                mail_location, homes):
+                mail_location, homes, userdb):
         users = chroot = ""
         if not self.as_root:
             me = pwd.getpwuid(os.getuid()).pw_name
@@ -292,7 +293,7 @@ class Server:
         config = CONFIG.format(
             root=self.root, ssl=certificate, vsz="1G", users=users, uid=self.mail_uid, gid=self.mail_gid,
             environment="GDB=1" if self.wrapper else "", mail_location=mail_location,
-            home=" home={root}/home/%u" if homes else "",
+            home=" home={root}/home/%u" if homes else "", userdb=userdb and " " + userdb,
             mail_plugins="metasync" if plugins is not False else "", imap_plugins=imap,
             plugin="".join("  %s = %s\n" % item for item in plugin.items()), chroot=chroot, port=self.port,
             tls_port=self.tls_port if tls else 0, client_limit=client_limit, service_count=service_count,

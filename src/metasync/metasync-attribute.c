@@ -10,7 +10,12 @@
    What a transaction sets is collected and becomes one change set when the
    transaction is committed, before the mailbox's own changes: a store that
    refuses makes the transaction fail. mail_index_attribute_set() notes the
-   names in the mailbox's log, which is how dsync learns of changes. */
+   names in the mailbox's log, which is how dsync learns of changes.
+
+   Of a mailbox that another user shares, the attributes of type shared are in
+   that user's store (metasync-owner.c). Those of type private stay with Dovecot:
+   they are the accessing user's, whose store knows no lasting name for a mailbox
+   that others rename, delete and take back. */
 
 #include "metasync-private.h"
 #include "array.h"
@@ -19,39 +24,13 @@
 #include "istream.h"
 #include "str.h"
 
-#define PVT MAILBOX_ATTRIBUTE_PREFIX_DOVECOT_PVT
-#define PVT_SERVER MAILBOX_ATTRIBUTE_PREFIX_DOVECOT_PVT_SERVER
-
-/* Iterating takes along values of this size, until it has so much of them. */
-#define ITER_VALUE_SIZE 512
-#define ITER_VALUES_SIZE (1024*1024)
-
 struct metasync_transaction {
 	union mailbox_transaction_module_context module_ctx;
 	pool_t pool;
+	struct metasync_place place;
+	/* of the mailbox; NULL until it is needed */
+	const uint8_t *guid;
 	ARRAY(struct store_change) changes;
-};
-
-/* An entry of the store and the attribute's key below the prefix. */
-struct metasync_attribute {
-	const char *key, *mailbox, *name;
-	/* NULL: not taken along */
-	const void *value;
-	size_t value_size;
-};
-
-struct metasync_attribute_iter {
-	struct mailbox_attribute_iter iter;
-	struct mailbox_attribute_iter *super;
-	struct metasync_user *muser;
-	pool_t pool;
-	const char *prefix;
-	enum mail_attribute_type type;
-
-	ARRAY(struct metasync_attribute) found;
-	unsigned int next;
-	size_t values_size;
-	bool failed;
 };
 
 #define METASYNC_TRANSACTION(obj) \
@@ -75,28 +54,36 @@ bool metasync_attribute_entry(bool pvt, const char *key, bool *server_r,
 	return TRUE;
 }
 
-/* Returns TRUE if the attribute is an entry of the store: of *mailbox_r ("" is
-   the server), *name_r. A key that ends with '/', or is empty, gives a name that
-   does, too. */
-static bool
-metasync_attribute_find(struct mailbox *box, enum mail_attribute_type type_flags,
-			const char *key, const char **mailbox_r,
-			const char **name_r)
+bool metasync_attribute_type_is_ours(struct mailbox *box,
+				     enum mail_attribute_type type_flags)
 {
-	bool pvt = (type_flags & MAIL_ATTRIBUTE_TYPE_MASK) ==
-		MAIL_ATTRIBUTE_TYPE_PRIVATE;
-	char separator;
-	bool server;
-
 	if ((type_flags & MAIL_ATTRIBUTE_TYPE_FLAG_VALIDATED) != 0) {
 		/* imap_metadata = no */
 		return FALSE;
 	}
-	if (!metasync_attribute_entry(pvt, key, &server, name_r) ||
+	return (type_flags & MAIL_ATTRIBUTE_TYPE_MASK) ==
+		MAIL_ATTRIBUTE_TYPE_SHARED ||
+		metasync_namespace_is_own(mailbox_get_namespace(box));
+}
+
+int metasync_attribute_find(struct mailbox *box,
+			    enum mail_attribute_type type_flags,
+			    const char *key, struct metasync_place *place_r,
+			    const char **name_r)
+{
+	bool pvt = (type_flags & MAIL_ATTRIBUTE_TYPE_MASK) ==
+		MAIL_ATTRIBUTE_TYPE_PRIVATE;
+	bool server;
+	int ret;
+
+	if (!metasync_attribute_type_is_ours(box, type_flags) ||
+	    !metasync_attribute_entry(pvt, key, &server, name_r) ||
 	    (server && !box->inbox_user))
-		return FALSE;
-	*mailbox_r = server ? "" : metasync_mailbox_name(box, &separator);
-	return TRUE;
+		return 0;
+	ret = metasync_mailbox_place(box, place_r);
+	if (ret > 0 && server)
+		place_r->mailbox = "";
+	return ret;
 }
 
 bool metasync_entry_is_reserved(const char *mailbox, const char *name)
@@ -132,9 +119,8 @@ static enum mail_error metasync_mail_error(enum store_status status)
 	}
 }
 
-static void
-metasync_attribute_error(struct metasync_user *muser, struct mailbox *box,
-			 const struct store_error *error)
+void metasync_attribute_error(struct metasync_user *muser, struct mailbox *box,
+			      const struct store_error *error)
 {
 	mail_storage_set_error(box->storage, metasync_mail_error(error->status),
 			       metasync_error_text(muser->user, error));
@@ -144,7 +130,8 @@ metasync_attribute_error(struct metasync_user *muser, struct mailbox *box,
 /* -- setting --------------------------------------------------------------- */
 
 static struct metasync_transaction *
-metasync_transaction_get(struct mailbox_transaction_context *t)
+metasync_transaction_get(struct mailbox_transaction_context *t,
+			 const struct metasync_place *place)
 {
 	struct metasync_transaction *mt = METASYNC_TRANSACTION(t);
 	pool_t pool;
@@ -154,9 +141,26 @@ metasync_transaction_get(struct mailbox_transaction_context *t)
 	pool = pool_alloconly_create("metasync transaction", 1024);
 	mt = p_new(pool, struct metasync_transaction, 1);
 	mt->pool = pool;
+	mt->place = *place;
 	p_array_init(&mt->changes, pool, 8);
 	MODULE_CONTEXT_SET(t, metasync_storage_module, mt);
 	return mt;
+}
+
+static int
+metasync_transaction_get_guid(struct mailbox_transaction_context *t,
+			      struct metasync_transaction *mt)
+{
+	struct mailbox_metadata metadata;
+
+	if (mt->guid != NULL)
+		return 0;
+	if (metasync_namespace_is_own(mailbox_get_namespace(t->box)) ?
+	    mailbox_get_metadata(t->box, MAILBOX_METADATA_GUID, &metadata) < 0 :
+	    metasync_owner_guid(t->box, &mt->place, metadata.guid) < 0)
+		return -1;
+	mt->guid = p_memdup(mt->pool, metadata.guid, sizeof(metadata.guid));
+	return 0;
 }
 
 static struct store_change *
@@ -214,29 +218,20 @@ metasync_read_value(struct metasync_user *muser, struct mailbox *box,
 	return 0;
 }
 
-static int
-metasync_attribute_set_real(struct metasync_user *muser,
-			    struct mailbox_transaction_context *t,
-			    enum mail_attribute_type type_flags,
-			    const char *key, const char *mailbox,
-			    const char *name,
-			    const struct mail_attribute_value *value)
+/* In lower case, as the store wants it (data stack); NULL if it is not valid. */
+static const char *
+metasync_attribute_normalize(struct metasync_user *muser, struct mailbox *box,
+			     const char *name)
 {
-	bool pvt = (type_flags & MAIL_ATTRIBUTE_TYPE_MASK) ==
-		MAIL_ATTRIBUTE_TYPE_PRIVATE;
-	time_t ts = value->last_change != 0 ? value->last_change : ioloop_time;
-	struct metasync_transaction *mt;
-	struct mailbox_metadata metadata;
-	struct store_change *change;
-	struct store_error error;
 	size_t size = strlen(name);
 	char *lower = t_malloc_no0(size + 1);
+	struct store_error error;
 
 	error.status = STORE_OK;
 	switch (store_name_normalize(name, size, muser->set.limits.name, FALSE,
 				     lower)) {
 	case STORE_NAME_OK:
-		break;
+		return lower;
 	case STORE_NAME_INVALID:
 		error.status = STORE_INVALID;
 		break;
@@ -244,28 +239,56 @@ metasync_attribute_set_real(struct metasync_user *muser,
 		error.status = STORE_LIMIT;
 		break;
 	}
-	if (error.status != STORE_OK) {
-		metasync_attribute_error(muser, t->box, &error);
-		return -1;
-	}
-	if (*mailbox != '\0' &&
-	    mailbox_get_metadata(t->box, MAILBOX_METADATA_GUID, &metadata) < 0)
-		return -1;
+	metasync_attribute_error(muser, box, &error);
+	return NULL;
+}
 
-	mt = metasync_transaction_get(t);
-	change = metasync_transaction_change(mt, mailbox, lower);
-	if (*mailbox != '\0') {
-		change->mailbox_guid = p_memdup(mt->pool, metadata.guid,
-						sizeof(metadata.guid));
-	}
-	if (metasync_read_value(muser, t->box, mt, value, change) < 0)
-		return -1;
+/* For dsync. What is set in others' mailboxes is noted when it has been written,
+   since their log may not be this mailbox's. */
+static void
+metasync_attribute_note(struct mailbox_transaction_context *t,
+			enum mail_attribute_type type_flags, const char *key,
+			const struct mail_attribute_value *value,
+			const struct store_change *change)
+{
+	bool pvt = (type_flags & MAIL_ATTRIBUTE_TYPE_MASK) ==
+		MAIL_ATTRIBUTE_TYPE_PRIVATE;
+	time_t ts = value->last_change != 0 ? value->last_change : ioloop_time;
+
+	if (!metasync_namespace_is_own(mailbox_get_namespace(t->box)))
+		return;
 	if (change->value != NULL) {
 		mail_index_attribute_set(t->itrans, pvt, key, ts,
 					 change->value_size);
 	} else {
 		mail_index_attribute_unset(t->itrans, pvt, key, ts);
 	}
+}
+
+static int
+metasync_attribute_set_real(struct mailbox_transaction_context *t,
+			    enum mail_attribute_type type_flags,
+			    const char *key,
+			    const struct metasync_place *place,
+			    const char *name,
+			    const struct mail_attribute_value *value)
+{
+	struct metasync_transaction *mt;
+	struct store_change *change;
+
+	name = metasync_attribute_normalize(place->muser, t->box, name);
+	if (name == NULL)
+		return -1;
+	mt = metasync_transaction_get(t, place);
+	if (*place->mailbox != '\0' &&
+	    metasync_transaction_get_guid(t, mt) < 0)
+		return -1;
+	change = metasync_transaction_change(mt, place->mailbox, name);
+	if (*place->mailbox != '\0')
+		change->mailbox_guid = mt->guid;
+	if (metasync_read_value(place->muser, t->box, mt, value, change) < 0)
+		return -1;
+	metasync_attribute_note(t, type_flags, key, value, change);
 	return 0;
 }
 
@@ -274,19 +297,19 @@ int metasync_attribute_set(struct mailbox_transaction_context *t,
 			   const char *key,
 			   const struct mail_attribute_value *value)
 {
-	struct metasync_user *muser = metasync_user_get(t->box->storage->user);
-	const char *mailbox, *name;
+	struct metasync_place place;
+	const char *name;
 	int ret;
 
 	T_BEGIN {
-		if (!metasync_attribute_find(t->box, type_flags, key,
-					     &mailbox, &name)) {
+		ret = metasync_attribute_find(t->box, type_flags, key, &place,
+					      &name);
+		if (ret == 0) {
 			ret = metasync_mailbox_super(t->box)->
 				attribute_set(t, type_flags, key, value);
-		} else {
-			ret = metasync_attribute_set_real(muser, t, type_flags,
-							  key, mailbox, name,
-							  value);
+		} else if (ret > 0) {
+			ret = metasync_attribute_set_real(t, type_flags, key,
+							  &place, name, value);
 		}
 	} T_END;
 	return ret;
@@ -294,12 +317,13 @@ int metasync_attribute_set(struct mailbox_transaction_context *t,
 
 /* One change set; what dsync brings may need several. */
 static int
-metasync_transaction_apply(struct metasync_user *muser,
-			   struct mailbox_transaction_context *t,
+metasync_transaction_apply(struct mailbox_transaction_context *t,
 			   struct metasync_transaction *mt)
 {
 	static const struct store_condition always = { STORE_UNCONDITIONAL,
 						       { 0, 0 } };
+	bool own = metasync_namespace_is_own(mailbox_get_namespace(t->box));
+	struct metasync_user *muser = mt->place.muser;
 	const struct store_change *changes;
 	unsigned int count, size, done;
 	struct store_error error;
@@ -315,8 +339,8 @@ metasync_transaction_apply(struct metasync_user *muser,
 	}
 	for (done = 0; done < count; done += size) {
 		if (metasync_apply(muser->user, store, changes + done,
-				   I_MIN(size, count - done), &always, FALSE,
-				   &pos, NULL, &error) != STORE_OK) {
+				   I_MIN(size, count - done), &always,
+				   !own, &pos, NULL, &error) != STORE_OK) {
 			metasync_attribute_error(muser, t->box, &error);
 			return -1;
 		}
@@ -328,14 +352,13 @@ metasync_transaction_apply(struct metasync_user *muser,
 int metasync_transaction_commit(struct mailbox_transaction_context *t,
 				struct mail_transaction_commit_changes *changes_r)
 {
-	struct metasync_user *muser = metasync_user_get(t->box->storage->user);
 	const struct mailbox_vfuncs *super = metasync_mailbox_super(t->box);
 	struct metasync_transaction *mt = METASYNC_TRANSACTION(t);
 	int ret;
 
 	if (mt == NULL)
 		return super->transaction_commit(t, changes_r);
-	ret = metasync_transaction_apply(muser, t, mt);
+	ret = metasync_transaction_apply(t, mt);
 	pool_unref(&mt->pool);
 	if (ret < 0) {
 		super->transaction_rollback(t);
@@ -380,18 +403,20 @@ metasync_attribute_got(const struct store_entry *entry, void *context)
 }
 
 static int
-metasync_attribute_get_real(struct metasync_user *muser, struct mailbox *box,
-			    const char *mailbox, const char *name,
+metasync_attribute_get_real(struct mailbox *box,
+			    const struct metasync_place *place,
+			    const char *name,
 			    struct mail_attribute_value *value_r)
 {
+	struct metasync_user *muser = place->muser;
 	const struct metasync_attribute *at = muser->iterated;
-	const struct store_key key = { mailbox, name };
+	const struct store_key key = { place->mailbox, name };
 	struct store_error error;
 	struct store_pos pos;
 	struct store *store;
 
 	if (at != NULL && at->value != NULL && strcmp(at->name, name) == 0 &&
-	    strcmp(at->mailbox, mailbox) == 0) {
+	    strcmp(at->mailbox, place->mailbox) == 0) {
 		metasync_value_return(at->value, at->value_size, value_r);
 	} else if (metasync_user_store_if_any(muser->user, &store, &error) < 0 ||
 		   (store != NULL &&
@@ -414,174 +439,16 @@ int metasync_attribute_get(struct mailbox *box,
 			   enum mail_attribute_type type_flags,
 			   const char *key, struct mail_attribute_value *value_r)
 {
-	struct metasync_user *muser = metasync_user_get(box->storage->user);
-	const char *mailbox, *name;
+	struct metasync_place place;
+	const char *name;
+	int ret;
 
-	if (!metasync_attribute_find(box, type_flags, key, &mailbox, &name)) {
+	ret = metasync_attribute_find(box, type_flags, key, &place, &name);
+	if (ret < 0)
+		return -1;
+	if (ret == 0) {
 		return metasync_mailbox_super(box)->
 			attribute_get(box, type_flags, key, value_r);
 	}
-	return metasync_attribute_get_real(muser, box, mailbox, name, value_r);
-}
-
-/* -- iterating ------------------------------------------------------------- */
-
-static bool
-metasync_iter_found(const struct store_entry *entry, void *context)
-{
-	struct metasync_attribute_iter *iter = context;
-	const char *key = strchr(entry->name + 1, '/') + 1;
-	struct metasync_attribute *at;
-
-	if (entry->removed)
-		return TRUE;
-	if (*entry->mailbox == '\0')
-		key = t_strconcat(PVT_SERVER, key, NULL);
-	if (!str_begins(key, iter->prefix))
-		return TRUE;
-	at = array_append_space(&iter->found);
-	at->key = p_strdup(iter->pool, key + strlen(iter->prefix));
-	at->mailbox = p_strdup(iter->pool, entry->mailbox);
-	at->name = p_strdup(iter->pool, entry->name);
-	if (entry->value != NULL &&
-	    iter->values_size + entry->value_size <= ITER_VALUES_SIZE) {
-		iter->values_size += entry->value_size;
-		at->value = entry->value_size == 0 ? "" :
-			p_memdup(iter->pool, entry->value, entry->value_size);
-		at->value_size = entry->value_size;
-	}
-	return TRUE;
-}
-
-static int
-metasync_iter_read(struct metasync_attribute_iter *iter, struct store *store,
-		   const struct store_filter *filter,
-		   struct store_error *error_r)
-{
-	const struct store_read req = {
-		.filter = filter,
-		.max_value_size = ITER_VALUE_SIZE
-	};
-	struct store_cursor cursor;
-	struct store_state state;
-	enum store_status status;
-	bool more = TRUE;
-
-	status = store_cursor_snapshot(store, &cursor, error_r);
-	while (status == STORE_OK && more) {
-		status = store_read(store, &req, &cursor, metasync_iter_found,
-				    iter, &state, &more, error_r);
-	}
-	return status == STORE_OK ? 0 : -1;
-}
-
-static void metasync_iter_fill(struct metasync_attribute_iter *iter)
-{
-	struct mailbox *box = iter->iter.box;
-	const char *entry = iter->type == MAIL_ATTRIBUTE_TYPE_PRIVATE ?
-		"/private" : "/shared";
-	struct store_scope scopes[2];
-	struct store_selection selection = {
-		.scopes = scopes,
-		.entries = &entry,
-		.entry_count = 1
-	};
-	const struct store_filter filter = {
-		.selections = &selection,
-		.selection_count = 1,
-		.depth = STORE_DEPTH_INFINITY
-	};
-	struct store_error error;
-	struct store *store;
-	char separator;
-
-	i_zero(&scopes);
-	if (!str_begins(iter->prefix, PVT)) {
-		scopes[selection.scope_count].type = STORE_SCOPE_MAILBOX;
-		scopes[selection.scope_count++].mailbox =
-			metasync_mailbox_name(box, &separator);
-	}
-	if (box->inbox_user && (str_begins(iter->prefix, PVT_SERVER) ||
-				str_begins(PVT_SERVER, iter->prefix)))
-		scopes[selection.scope_count++].type = STORE_SCOPE_SERVER;
-	if (selection.scope_count == 0)
-		return;
-	if (metasync_user_store_if_any(iter->muser->user, &store, &error) < 0 ||
-	    (store != NULL &&
-	     metasync_iter_read(iter, store, &filter, &error) < 0)) {
-		metasync_attribute_error(iter->muser, box, &error);
-		iter->failed = TRUE;
-	}
-}
-
-struct mailbox_attribute_iter *
-metasync_attribute_iter_init(struct mailbox *box,
-			     enum mail_attribute_type type_flags,
-			     const char *prefix)
-{
-	const struct mailbox_vfuncs *super = metasync_mailbox_super(box);
-	struct metasync_attribute_iter *iter;
-	pool_t pool;
-
-	pool = pool_alloconly_create("metasync attribute iter", 1024);
-	iter = p_new(pool, struct metasync_attribute_iter, 1);
-	iter->iter.box = box;
-	iter->muser = metasync_user_get(box->storage->user);
-	iter->pool = pool;
-	iter->type = type_flags & MAIL_ATTRIBUTE_TYPE_MASK;
-	/* GETMETADATA "" (/private) asks for "server//" */
-	iter->prefix = p_strdup(pool, strcmp(prefix, PVT_SERVER"/") == 0 ?
-				PVT_SERVER : prefix);
-	p_array_init(&iter->found, pool, 16);
-	/* Dovecot removes the attributes of a mailbox that it deletes; ours go
-	   when it is gone (metasync-mailbox.c), and no failure of the store
-	   shall keep it from going */
-	if ((type_flags & MAIL_ATTRIBUTE_TYPE_FLAG_VALIDATED) == 0 &&
-	    !box->deleting) T_BEGIN {
-		metasync_iter_fill(iter);
-	} T_END;
-	iter->super = super->attribute_iter_init(box, type_flags, prefix);
-	return &iter->iter;
-}
-
-static struct metasync_attribute *
-metasync_iter_own(struct metasync_attribute_iter *iter)
-{
-	if (iter->next == array_count(&iter->found))
-		return NULL;
-	return array_idx_modifiable(&iter->found, iter->next++);
-}
-
-const char *metasync_attribute_iter_next(struct mailbox_attribute_iter *_iter)
-{
-	struct metasync_attribute_iter *iter =
-		container_of(_iter, struct metasync_attribute_iter, iter);
-	struct mailbox *box = iter->iter.box;
-	const char *key, *mailbox, *name;
-
-	iter->muser->iterated = metasync_iter_own(iter);
-	if (iter->muser->iterated != NULL)
-		return iter->muser->iterated->key;
-	/* what is not ours; not what a dictionary still has from before */
-	do {
-		key = metasync_mailbox_super(box)->
-			attribute_iter_next(iter->super);
-	} while (key != NULL &&
-		 metasync_attribute_find(box, iter->type,
-			t_strconcat(iter->prefix, key, NULL), &mailbox, &name));
-	return key;
-}
-
-int metasync_attribute_iter_deinit(struct mailbox_attribute_iter *_iter)
-{
-	struct metasync_attribute_iter *iter =
-		container_of(_iter, struct metasync_attribute_iter, iter);
-	int ret = iter->failed ? -1 : 0;
-
-	iter->muser->iterated = NULL;
-	if (metasync_mailbox_super(iter->iter.box)->
-	    attribute_iter_deinit(iter->super) < 0)
-		ret = -1;
-	pool_unref(&iter->pool);
-	return ret;
+	return metasync_attribute_get_real(box, &place, name, value_r);
 }

@@ -7,6 +7,12 @@
 #include "unichar.h"
 #include "mailbox-list-private.h"
 
+struct metasync_box {
+	union mailbox_module_context module_ctx;
+	/* all NULL until it is asked for */
+	struct metasync_place place;
+};
+
 #define METASYNC_CONTEXT(obj) \
 	MODULE_CONTEXT_REQUIRE(obj, metasync_storage_module)
 
@@ -15,9 +21,9 @@ struct metasync_storage_module metasync_storage_module =
 
 const struct mailbox_vfuncs *metasync_mailbox_super(struct mailbox *box)
 {
-	union mailbox_module_context *mbox = METASYNC_CONTEXT(box);
+	struct metasync_box *mbox = METASYNC_CONTEXT(box);
 
-	return &mbox->super;
+	return &mbox->module_ctx.super;
 }
 
 bool metasync_namespace_is_own(const struct mail_namespace *ns)
@@ -75,18 +81,42 @@ metasync_search(struct store *store, const char *vname, char separator,
 				    error_r) == STORE_OK ? 0 : -1;
 }
 
-/* -- renaming and deleting ------------------------------------------------- */
+/* -- where the entries are -------------------------------------------------- */
 
 /* Dovecot's commands don't resolve aliases. */
-const char *metasync_mailbox_name(struct mailbox *box, char *separator_r)
+static void
+metasync_mailbox_own_place(struct mailbox *box, struct metasync_place *place_r)
 {
 	struct mail_namespace *ns = mailbox_get_namespace(box);
 
 	if (ns->alias_for != NULL)
 		ns = ns->alias_for;
-	*separator_r = mail_namespace_get_sep(ns);
-	return mailbox_list_get_vname(ns->list, mailbox_get_name(box));
+	place_r->muser = metasync_user_get(box->storage->user);
+	place_r->ns = ns;
+	place_r->mailbox = mailbox_list_get_vname(ns->list,
+						  mailbox_get_name(box));
 }
+
+int metasync_mailbox_place(struct mailbox *box, struct metasync_place *place_r)
+{
+	struct metasync_box *mbox = METASYNC_CONTEXT(box);
+	int ret = 1;
+
+	if (mbox->place.mailbox == NULL) {
+		if (metasync_namespace_is_own(box->list->ns))
+			metasync_mailbox_own_place(box, place_r);
+		else
+			ret = metasync_owner_place(box, place_r);
+		if (ret <= 0)
+			return ret;
+		mbox->place = *place_r;
+		mbox->place.mailbox = p_strdup(box->pool, place_r->mailbox);
+	}
+	*place_r = mbox->place;
+	return 1;
+}
+
+/* -- renaming and deleting ------------------------------------------------- */
 
 /* Not followed, or not wholly: the next use of the store compares again. */
 static void
@@ -109,12 +139,12 @@ metasync_mailbox_failed(struct metasync_user *muser,
    In the last three cases the mailbox is moved alone, and GUIDs tell where the
    others are. */
 static void
-metasync_mailbox_renamed(struct metasync_user *muser, struct mailbox *src,
-			 struct mailbox *dest)
+metasync_mailbox_renamed(const struct metasync_place *src,
+			 const struct metasync_place *dest)
 {
-	char src_sep, dest_sep;
-	const char *src_vname = metasync_mailbox_name(src, &src_sep);
-	const char *dest_vname = metasync_mailbox_name(dest, &dest_sep);
+	struct metasync_user *muser = src->muser;
+	char src_sep = mail_namespace_get_sep(src->ns);
+	char dest_sep = mail_namespace_get_sep(dest->ns);
 	struct metasync_search search;
 	struct store_error error;
 	struct store_pos pos;
@@ -123,7 +153,7 @@ metasync_mailbox_renamed(struct metasync_user *muser, struct mailbox *src,
 
 	if (metasync_user_existing_store(muser, &store, &error) < 0 ||
 	    (store != NULL &&
-	     metasync_search(store, dest_vname, dest_sep, NULL,
+	     metasync_search(store, dest->mailbox, dest_sep, NULL,
 			     &search, &error) < 0)) {
 		metasync_mailbox_failed(muser, &error);
 		return;
@@ -131,8 +161,8 @@ metasync_mailbox_renamed(struct metasync_user *muser, struct mailbox *src,
 	if (store == NULL)
 		return;
 	all = !search.found_below && src_sep == dest_sep &&
-		strcmp(src_vname, "INBOX") != 0;
-	if (store_rename_mailbox(store, src_vname, dest_vname,
+		strcmp(src->mailbox, "INBOX") != 0;
+	if (store_rename_mailbox(store, src->mailbox, dest->mailbox,
 				 all ? src_sep : '\0', &pos,
 				 &error) != STORE_OK) {
 		metasync_mailbox_failed(muser, &error);
@@ -145,48 +175,53 @@ metasync_mailbox_renamed(struct metasync_user *muser, struct mailbox *src,
 	store_idle(store);
 }
 
-static void
-metasync_mailbox_deleted(struct metasync_user *muser, struct mailbox *box)
+static void metasync_mailbox_deleted(const struct metasync_place *place)
 {
 	struct store_error error;
 	struct store_pos pos;
 	struct store *store;
-	char separator;
 
-	if (metasync_user_existing_store(muser, &store, &error) < 0 ||
+	if (metasync_user_existing_store(place->muser, &store, &error) < 0 ||
 	    (store != NULL &&
-	     store_delete_mailbox(store, metasync_mailbox_name(box, &separator),
-				  &pos, &error) != STORE_OK))
-		metasync_mailbox_failed(muser, &error);
+	     store_delete_mailbox(store, place->mailbox, &pos,
+				  &error) != STORE_OK))
+		metasync_mailbox_failed(place->muser, &error);
 	else if (store != NULL)
 		store_idle(store);
 }
 
 static int metasync_mailbox_rename(struct mailbox *src, struct mailbox *dest)
 {
-	union mailbox_module_context *mbox = METASYNC_CONTEXT(src);
-	struct metasync_user *muser = metasync_user_get(src->storage->user);
+	const struct mailbox_vfuncs *super = metasync_mailbox_super(src);
+	struct metasync_place src_place, dest_place;
+	/* another user's is found only while it is there */
+	bool found = metasync_mailbox_place(src, &src_place) > 0;
 
-	if (mbox->super.rename_box(src, dest) < 0) {
+	if (super->rename_box(src, dest) < 0) {
 		/* Maildir++ fails in the middle of the children */
-		muser->mailboxes_healed = FALSE;
+		if (found)
+			src_place.muser->mailboxes_healed = FALSE;
 		return -1;
 	}
-	T_BEGIN {
-		metasync_mailbox_renamed(muser, src, dest);
+	if (found) T_BEGIN {
+		if (metasync_mailbox_place(dest, &dest_place) > 0)
+			metasync_mailbox_renamed(&src_place, &dest_place);
+		else
+			src_place.muser->mailboxes_healed = FALSE;
 	} T_END;
 	return 0;
 }
 
 static int metasync_mailbox_delete(struct mailbox *box)
 {
-	union mailbox_module_context *mbox = METASYNC_CONTEXT(box);
-	struct metasync_user *muser = metasync_user_get(box->storage->user);
+	const struct mailbox_vfuncs *super = metasync_mailbox_super(box);
+	struct metasync_place place;
+	bool found = metasync_mailbox_place(box, &place) > 0;
 
-	if (mbox->super.delete_box(box) < 0)
+	if (super->delete_box(box) < 0)
 		return -1;
-	T_BEGIN {
-		metasync_mailbox_deleted(muser, box);
+	if (found) T_BEGIN {
+		metasync_mailbox_deleted(&place);
 	} T_END;
 	return 0;
 }
@@ -194,15 +229,16 @@ static int metasync_mailbox_delete(struct mailbox *box)
 void metasync_mailbox_allocated(struct mailbox *box)
 {
 	struct mailbox_vfuncs *v = box->vlast;
-	union mailbox_module_context *mbox;
+	struct metasync_box *mbox;
 
 	/* Dovecot renames between namespaces only if both are private */
-	if (metasync_user_get(box->storage->user) == NULL ||
-	    !metasync_namespace_is_own(box->list->ns))
+	if (metasync_namespace_is_own(box->list->ns) ?
+	    metasync_user_get(box->storage->user) == NULL :
+	    !metasync_owner_has(box))
 		return;
-	mbox = p_new(box->pool, union mailbox_module_context, 1);
-	mbox->super = *v;
-	box->vlast = &mbox->super;
+	mbox = p_new(box->pool, struct metasync_box, 1);
+	mbox->module_ctx.super = *v;
+	box->vlast = &mbox->module_ctx.super;
 	v->rename_box = metasync_mailbox_rename;
 	v->delete_box = metasync_mailbox_delete;
 	v->attribute_set = metasync_attribute_set;
@@ -212,7 +248,7 @@ void metasync_mailbox_allocated(struct mailbox *box)
 	v->attribute_iter_deinit = metasync_attribute_iter_deinit;
 	v->transaction_commit = metasync_transaction_commit;
 	v->transaction_rollback = metasync_transaction_rollback;
-	MODULE_CONTEXT_SET_SELF(box, metasync_storage_module, mbox);
+	MODULE_CONTEXT_SET(box, metasync_storage_module, mbox);
 }
 
 /* -- looking up ------------------------------------------------------------ */

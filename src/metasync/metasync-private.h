@@ -11,6 +11,10 @@
 #include "mail-storage-private.h"
 #include "metasync.h"
 
+/* Below it are Dovecot's own attributes, and the server's entries. */
+#define PVT MAILBOX_ATTRIBUTE_PREFIX_DOVECOT_PVT
+#define PVT_SERVER MAILBOX_ATTRIBUTE_PREFIX_DOVECOT_PVT_SERVER
+
 /* An attribute that has changed; see metasync-note.c. */
 struct metasync_note {
 	/* key: NULL if there is nothing to write down */
@@ -51,6 +55,27 @@ struct metasync_user {
 	time_t logged_at;
 };
 
+/* The same trouble is logged again after this many seconds. */
+#define METASYNC_LOG_INTERVAL_SECS 60
+
+/* An entry of the store that an iteration has read, and the attribute's key below
+   its prefix. */
+struct metasync_attribute {
+	const char *key, *mailbox, *name;
+	/* NULL: not taken along */
+	const void *value;
+	size_t value_size;
+};
+
+/* Where the entries of a mailbox are. */
+struct metasync_place {
+	/* whose store */
+	struct metasync_user *muser;
+	/* that user's namespace of the mailbox, and its name in the store */
+	struct mail_namespace *ns;
+	const char *mailbox;
+};
+
 enum metasync_lookup {
 	METASYNC_LOOKUP_OK,
 	METASYNC_LOOKUP_MISSING,
@@ -86,10 +111,39 @@ void metasync_user_heal(struct metasync_user *muser);
 extern MODULE_CONTEXT_DEFINE(metasync_storage_module,
 			     &mail_storage_module_register);
 const struct mailbox_vfuncs *metasync_mailbox_super(struct mailbox *box);
-/* The mailbox's name in the store, for the user's own (data stack). */
-const char *metasync_mailbox_name(struct mailbox *box, char *separator_r);
+/* Where the mailbox's entries are, of another user's mailbox the /shared ones.
+   Lives as long as the mailbox. Returns 1, or 0 if Dovecot keeps them, or -1 if
+   it cannot be found out (logged, and told to the mailbox's storage). */
+int metasync_mailbox_place(struct mailbox *box, struct metasync_place *place_r);
 
-/* Dovecot's mailbox attributes; see metasync-attribute.c. */
+/* Mailboxes of others; see metasync-owner.c. TRUE if the mailbox has an owner
+   whose store may be used. */
+bool metasync_owner_has(struct mailbox *box);
+/* As metasync_mailbox_place(); place_r->mailbox is on the data stack. */
+int metasync_owner_place(struct mailbox *box, struct metasync_place *place_r);
+/* The GUID that the mailbox has for its owner. Returns 0, or -1 (logged, and
+   told to the mailbox's storage). */
+int metasync_owner_guid(struct mailbox *box, const struct metasync_place *place,
+			guid_128_t guid_r);
+/* Returns TRUE if it is the mail user that Dovecot makes for a shared namespace:
+   it has no store, but may lead to the owner's. */
+bool metasync_owner_created(struct mail_user *user);
+
+/* Are attributes of this type those of a store? */
+bool metasync_attribute_type_is_ours(struct mailbox *box,
+				     enum mail_attribute_type type_flags);
+/* Returns 1 if the attribute is an entry of a store: *name_r (data stack) of
+   place_r->mailbox ("" is the server), 0 if not, -1 on failure (told to the
+   storage). A key that ends with '/', or is empty, gives a name that does, too. */
+int metasync_attribute_find(struct mailbox *box,
+			    enum mail_attribute_type type_flags,
+			    const char *key, struct metasync_place *place_r,
+			    const char **name_r);
+/* Tells the storage, and logs what the operator should know. */
+void metasync_attribute_error(struct metasync_user *muser, struct mailbox *box,
+			      const struct store_error *error);
+
+/* Dovecot's mailbox attributes; see metasync-attribute.c and metasync-iter.c. */
 int metasync_attribute_set(struct mailbox_transaction_context *t,
 			   enum mail_attribute_type type_flags,
 			   const char *key,

@@ -7,9 +7,6 @@
 
 #include <sys/stat.h>
 
-/* The same trouble is logged again after this many seconds. */
-#define METASYNC_LOG_INTERVAL_SECS 60
-
 static MODULE_CONTEXT_DEFINE_INIT(metasync_user_module,
 				  &mail_user_module_register);
 
@@ -432,14 +429,19 @@ void metasync_mail_user_created(struct mail_user *user)
 	struct metasync_user *muser;
 	struct store_settings set;
 
-	/* autocreated: the owner of a shared namespace, deliveries' raw mail */
-	if (user->autocreated || metasync_get_settings(user, &set) <= 0)
+	if (metasync_owner_created(user))
+		return;
+	/* autocreated: deliveries' raw mail, or the session of an owner */
+	if ((user->autocreated && user->creator == NULL) ||
+	    metasync_get_settings(user, &set) <= 0)
 		return;
 
 	muser = p_new(user->pool, struct metasync_user, 1);
 	muser->user = user;
 	muser->event = event_create(user->event);
-	event_set_append_log_prefix(muser->event, "metasync: ");
+	event_set_append_log_prefix(muser->event, user->creator == NULL ?
+		"metasync: " :
+		t_strdup_printf("metasync: Owner %s: ", user->username));
 	event_add_str(muser->event, "service", user->service);
 	hash_table_create(&muser->checked_mailboxes, user->pool, 0, str_hash,
 			  strcmp);

@@ -83,7 +83,7 @@ enum metasync_mailbox {
 	METASYNC_MAILBOX_MISSING,
 	/* Not a valid mailbox name, or in no namespace. */
 	METASYNC_MAILBOX_INVALID,
-	/* In a namespace of other users or shared: left to stock Dovecot. */
+	/* In a namespace of other users or shared: for stock METADATA only. */
 	METASYNC_MAILBOX_FOREIGN,
 	/* ACLs: exists, but without the rights that stock METADATA asks for,
 	   "l" and one of "rswip" (RFC 5464 section 4.1). */

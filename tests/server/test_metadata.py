@@ -218,6 +218,9 @@ def test_store_cannot_be_used(server, user):
         pass
     assert last(c, b'SETMETADATA "" (%s "1")' % A).startswith(b"T NO [UNAVAILABLE] ")
     assert last(c, b'GETMETADATA "" ' + A).startswith(b"T NO [UNAVAILABLE] ")
+    for mailbox in (b'""', b"INBOX"):
+        line = last(c, b"GETMETADATA (DEPTH infinity) %s /private" % mailbox)
+        assert line == b"T NO [UNAVAILABLE] The store cannot be used."
     sane(c)
 
 
