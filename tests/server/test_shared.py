@@ -390,7 +390,7 @@ def test_renamed_by_a_process_without_the_plugin(server, client, user, other):
         assert server.doveadm("-o", "mail_plugins=", "mailbox", *command).returncode == 0
     guest = client(other)
     assert get_metadata(guest, theirs(user, b"Job")) == {A: b"Work"}
-    await_log(server, r"%s\).*metasync: Owner %s: Mailboxes were changed by others: "
+    await_log(server, r"%s\).*metasync: Owner %s: Mailboxes were renamed or deleted without the plugin: "
               r"moved the entries of 1, removed those of 1" % (other, user))
     expected = {(b"", A): b"server"}
     for mailbox, value in ((b"INBOX", b"INBOX"), (b"Job", b"Work"), (b"Hidden/Deep", b"Hidden/Deep")):
