@@ -21,6 +21,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 def library(server, user):
     imaplib.Commands.setdefault("XMETASYNC", ("AUTH", "SELECTED"))
     imaplib.Commands.setdefault("XMETASET", ("AUTH", "SELECTED"))
+    imaplib.Commands.setdefault("SETMETADATA", ("AUTH", "SELECTED"))
+    imaplib.Commands.setdefault("GETMETADATA", ("AUTH", "SELECTED"))
     m = imaplib.IMAP4("127.0.0.1", server.port)
     m.login(user, "pass")
     yield m
@@ -78,6 +80,28 @@ def test_imaplib_waits(library, client, user):
     library.send(b"DONE\r\n")
     assert library.readline().startswith(tag + b" OK XMETASYNC completed")
     assert library.noop()[0] == "OK"
+
+
+def test_imaplib_metadata(library, client, user):
+    """Stock METADATA beside XMETASYNC, both directions, each change exactly once."""
+    w = Watch(client(user), b'"" /private').catch_up()
+    assert library.enable("METADATA")[0] == "OK"
+    for i in range(20):
+        before = len(w.entries())
+        assert library.xatom("SETMETADATA", '""', '(%s "%d")' % (A.decode(), 2 * i))[0] == "OK"
+        w.until("marker")
+        assert w.entries()[before:] == [b'* METADATA "" (%s "%d")' % (A, 2 * i)]
+        # its own change
+        library.noop()
+        assert library.response("METADATA")[1] == [None]
+        # the other way
+        put(client(user), [(A, b'"%d"' % (2 * i + 1))])
+        w.until("marker")
+        library.noop()
+        assert library.response("METADATA")[1] == [b'"" ' + A]
+        assert library.xatom("GETMETADATA", '""', A.decode())[0] == "OK"
+        assert flat(library.response("METADATA")[1]) == b'"" (%s {%d}\r\n%d)' % (A, len(str(2 * i + 1)), 2 * i + 1)
+    w.done()
 
 
 # -- imapflow --------------------------------------------------------------------------------------
