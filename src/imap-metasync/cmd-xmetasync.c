@@ -36,6 +36,8 @@ struct xmetasync_context {
 
 	/* something was sent since the last full marker */
 	bool marker_due:1;
+	/* not all that has changed besides was told */
+	bool others_left:1;
 	/* the first marker was sent */
 	bool live:1;
 	bool done:1;
@@ -185,8 +187,9 @@ static bool xmetasync_entry(const struct store_entry *entry, void *context)
 		ctx->output.bytes < ctx->stop_at_bytes;
 }
 
-/* All watched changes up to the store's position are sent. */
-static void xmetasync_consistent(struct xmetasync_context *ctx,
+/* All watched changes up to the store's position are sent. Returns TRUE if others
+   are still to be told by name. */
+static bool xmetasync_consistent(struct xmetasync_context *ctx,
 				 const struct store_pos *pos)
 {
 	ctx->pos = *pos;
@@ -200,10 +203,12 @@ static void xmetasync_consistent(struct xmetasync_context *ctx,
 		imap_metasync_output_line(&ctx->output, "+ idling");
 	ctx->live = TRUE;
 	imap_metasync_output_flush(&ctx->output);
-	imap_metasync_announce_others(ctx->lc->client, &ctx->watch.filter,
-				      pos->modseq);
-	if (ctx->watch.once || ctx->done)
+	ctx->others_left =
+		imap_metasync_announce_others(ctx->lc->client,
+					      &ctx->watch.filter, pos->modseq);
+	if (!ctx->others_left && (ctx->watch.once || ctx->done))
 		xmetasync_end(ctx);
+	return ctx->others_left;
 }
 
 /* All is sent below the cursor's modseq; of that one there may be more. */
@@ -238,7 +243,7 @@ static bool xmetasync_more(struct imap_long_command *lc)
 		if (more)
 			xmetasync_partial(ctx, &state);
 		else
-			xmetasync_consistent(ctx, &state.pos);
+			more = xmetasync_consistent(ctx, &state.pos);
 		break;
 	case STORE_RESET:
 		if (xmetasync_reset(ctx, "history", &error) == 0) {
@@ -265,7 +270,7 @@ static void xmetasync_done(struct imap_long_command *lc)
 	struct xmetasync_context *ctx = lc->context;
 
 	ctx->done = TRUE;
-	if (ctx->live && !ctx->marker_due)
+	if (ctx->live && !ctx->marker_due && !ctx->others_left)
 		xmetasync_end(ctx);
 }
 
@@ -288,6 +293,7 @@ static void xmetasync_finish(struct imap_long_command *lc,
 
 	imap_metasync_output_deinit(&ctx->output);
 	event_unref(&ctx->event);
+	imap_metasync_announce_again(lc->client);
 	if (ctx->store != NULL)
 		metasync_user_upkeep(lc->client->user);
 }

@@ -1,5 +1,5 @@
-/* Registers XMETASYNC and XMETASET, and their capability for users who have the
-   metasync plugin. */
+/* Registers XMETASYNC, XMETASET and a NOTIFY that knows of metadata, and the
+   capabilities for users who have the metasync plugin. */
 
 #include "imap-metasync.h"
 #include "imap-commands.h"
@@ -61,6 +61,7 @@ void imap_metasync_plugin_init(struct module *module)
 {
 	imap_metasync_module = module;
 	imap_metasync_announce_init();
+	imap_metasync_cmd_notify_init();
 	command_hook_register(hide_args_pre, hide_args_post);
 	imap_long_command_register(&imap_metasync_cmd_xmetasync);
 	imap_long_command_register(&imap_metasync_cmd_xmetaset);
@@ -74,5 +75,6 @@ void imap_metasync_plugin_deinit(void)
 	imap_long_command_unregister(&imap_metasync_cmd_xmetaset);
 	imap_long_command_unregister(&imap_metasync_cmd_xmetasync);
 	command_hook_unregister(hide_args_pre, hide_args_post);
+	imap_metasync_cmd_notify_deinit();
 	imap_metasync_announce_deinit();
 }

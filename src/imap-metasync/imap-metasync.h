@@ -87,16 +87,54 @@ void imap_metasync_output_flush(struct imap_metasync_output *output);
 void imap_metasync_end_error(struct imap_long_command *lc,
 			     const struct store_error *error);
 
+/* -- cmd-notify.c ---------------------------------------------------------- */
+
+/* What a NOTIFY has asked for. The mailboxes' names are as the store has them. */
+struct imap_metasync_notify {
+	/* of this struct and all that it points to */
+	pool_t pool;
+	/* Without selections: nothing is told. */
+	struct store_filter filter;
+	/* If subscribed is TRUE, changes that the filter selects are told only
+	   of what "always" selects, too, and of mailboxes that are subscribed to
+	   at that moment. */
+	struct store_filter always;
+	bool subscribed;
+};
+
+/* Puts ours in the place of Dovecot's NOTIFY, and back. */
+void imap_metasync_cmd_notify_init(void);
+void imap_metasync_cmd_notify_deinit(void);
+
 /* -- metasync-announce.c --------------------------------------------------- */
+
+/* With depth infinity: all entries. */
+extern const char *const imap_metasync_all_entries[2];
 
 void imap_metasync_announce_init(void);
 void imap_metasync_announce_deinit(void);
 /* For a new client whose user has the plugin. */
 void imap_metasync_announce_client(struct client *client);
+/* TRUE if that was done; needed for the functions about NOTIFY. */
+bool imap_metasync_announce_is_known(struct client *client);
+
 /* From XMETASYNC, after its marker at modseq: names of what has changed up to
-   there and is not watched, if the client did ENABLE METADATA. */
-void imap_metasync_announce_others(struct client *client,
+   there and is not watched, for clients that are told of changes. Returns TRUE
+   if there is more to tell: call it again when there is room in the output. */
+bool imap_metasync_announce_others(struct client *client,
 				   const struct store_filter *watched,
 				   uint64_t modseq);
+/* From XMETASYNC when it ends: what has changed since. */
+void imap_metasync_announce_again(struct client *client);
+
+/* Before NOTIFY with metadata events: changes are of interest from now on (or
+   still are). Returns 0, or -1 with *error_r: the store cannot be read. */
+int imap_metasync_announce_prepare(struct client *client,
+				   struct store_error *error_r);
+/* After NOTIFY: from now on just this is told, whether or not the client has done
+   or will do ENABLE METADATA. Takes notify over. NULL: NOTIFY has failed, what
+   is told stays as it was. */
+void imap_metasync_announce_notify(struct client *client,
+				   struct imap_metasync_notify *notify);
 
 #endif

@@ -5,6 +5,7 @@
 
 #include "metasync-private.h"
 #include "unichar.h"
+#include "compat-user.h"
 #include "mailbox-list-private.h"
 
 struct metasync_box {
@@ -337,4 +338,48 @@ metasync_mailbox_find(struct mail_user *user, const char *vname, bool look,
 		ret = metasync_mailbox_look(muser, box, *separator_r, guid_r);
 	mailbox_free(&box);
 	return ret;
+}
+
+/* -- telling of changes ---------------------------------------------------- */
+
+bool metasync_mailbox_is_hidden(struct mail_user *user, const char *vname)
+{
+	const char *acl = compat_user_setting(user, "acl");
+	enum mailbox_existence existence;
+	struct mail_namespace *ns;
+	struct mailbox *box;
+	guid_128_t guid;
+	bool hidden;
+
+	/* the condition of the acl plugin: no mailbox is opened without need */
+	if (acl == NULL || *acl == '\0')
+		return FALSE;
+	ns = mail_namespace_find(user->namespaces, vname);
+	/* first: opening would create one that is to be created automatically */
+	box = mailbox_alloc(ns->list, vname, MAILBOX_FLAG_IGNORE_ACLS);
+	hidden = mailbox_exists(box, FALSE, &existence) < 0 ||
+		existence == MAILBOX_EXISTENCE_SELECT;
+	mailbox_free(&box);
+	if (!hidden)
+		return FALSE;
+	box = mailbox_alloc(ns->list, vname, MAILBOX_FLAG_ATTRIBUTE_SESSION);
+	hidden = metasync_mailbox_lookup(box, guid) != METASYNC_LOOKUP_OK;
+	mailbox_free(&box);
+	return hidden;
+}
+
+bool metasync_mailbox_is_subscribed(struct mail_user *user, const char *vname)
+{
+	struct mail_namespace *ns =
+		mail_namespace_find(user->namespaces, vname);
+	struct mailbox *box;
+	bool subscribed;
+
+	/* another session may have changed them */
+	if (mailbox_list_iter_subscriptions_refresh(ns->list) < 0)
+		return FALSE;
+	box = mailbox_alloc(ns->list, vname, 0);
+	subscribed = mailbox_is_subscribed(box);
+	mailbox_free(&box);
+	return subscribed;
 }

@@ -112,4 +112,11 @@ metasync_mailbox_find(struct mail_user *user, const char *vname, bool look,
 		      const char **vname_r, char *separator_r,
 		      uint8_t guid_r[16]);
 
+
+/* For telling of changes. vname as the store has it. TRUE if the mailbox exists,
+   but ACLs do not let the user read its metadata (see METASYNC_MAILBOX_NOPERM). */
+bool metasync_mailbox_is_hidden(struct mail_user *user, const char *vname);
+/* TRUE if the user is subscribed to the name now, whether it exists or not. */
+bool metasync_mailbox_is_subscribed(struct mail_user *user, const char *vname);
+
 #endif

@@ -302,6 +302,12 @@ void store_own_start(struct store *store)
 	store->own_wanted = true;
 }
 
+void store_own_stop(struct store *store)
+{
+	store->own_wanted = false;
+	store->own_count = 0;
+}
+
 static void own_add(struct store *store)
 {
 	size_t size = store->own_size == 0 ? 16 : store->own_size * 2;

@@ -203,6 +203,7 @@ enum store_status store_apply(struct store *store,
 /* For callers that tell others' changes only: remembers from now on which change
    sets this handle has committed. */
 void store_own_start(struct store *store);
+void store_own_stop(struct store *store);
 /* TRUE if the change set was this handle's. */
 bool store_is_own(const struct store *store, uint64_t modseq);
 /* Sets up to modseq are not asked about any more. */

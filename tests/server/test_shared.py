@@ -201,11 +201,12 @@ def test_several_mailboxes_and_owners(client, user, other):
         assert state(c) == {(mailbox, A): b"%s %s" % (name.encode(), mailbox) for mailbox in (b"Work", b"Home")}
 
 
-def test_owner_is_told_by_name(client, user, other):
-    """ENABLE METADATA, in IDLE."""
+@pytest.mark.parametrize("how", [b"ENABLE METADATA", b"NOTIFY SET (mailboxes Work (MailboxMetadataChange))"])
+def test_owner_is_told_by_name(client, user, other, how):
+    """In IDLE."""
     owner, live, guest = client(user), client(user), client(other)
     box(owner, b"Work", other)
-    ok(live, b"ENABLE METADATA")
+    ok(live, how)
     tag = live.start(b"IDLE")
     live.expect(rb"\+ idling")
     set_metadata(guest, theirs(user, b"Work"), (A, b'"1"'))
