@@ -45,8 +45,8 @@ def settings():
     for path, text in sources().items():
         assert "mail_user_plugin_getenv" not in text or path.endswith("compat-user.h"), path
         for argument in re.findall(r"compat_user_setting\([^,]*,\s*([^)]*)\)", text):
-            # the getters pass on what they are asked for
-            if argument not in ("key", "const char *key"):
+            # the getters pass on what they are asked for; the acl plugin's setting is that plugin's
+            if argument not in ("key", "const char *key", '"acl"'):
                 found[argument.strip('"')] = [None, None]
         for name, maximum in re.findall(r'metasync_get_\w+\(\s*user,\s*"(\w+)",\s*([^,&]*),?\s*&', text):
             found[name] = [None, number(maximum) if maximum.strip() else None]
