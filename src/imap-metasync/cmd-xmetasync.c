@@ -200,8 +200,8 @@ static void xmetasync_consistent(struct xmetasync_context *ctx,
 		imap_metasync_output_line(&ctx->output, "+ idling");
 	ctx->live = TRUE;
 	imap_metasync_output_flush(&ctx->output);
-	imap_metasync_announce_others(ctx->lc->client, &ctx->watch.filter,
-				      pos->modseq);
+	imap_metasync_announce_others(ctx->lc->client, ctx->store,
+				      &ctx->watch.filter, pos->modseq);
 	if (ctx->watch.once || ctx->done)
 		xmetasync_end(ctx);
 }

@@ -94,8 +94,9 @@ void imap_metasync_announce_deinit(void);
 /* For a new client whose user has the plugin. */
 void imap_metasync_announce_client(struct client *client);
 /* From XMETASYNC, after its marker at modseq: names of what has changed up to
-   there and is not watched, if the client did ENABLE METADATA. */
-void imap_metasync_announce_others(struct client *client,
+   there and is not watched, if the client did ENABLE METADATA. store is the
+   command's. */
+void imap_metasync_announce_others(struct client *client, struct store *store,
 				   const struct store_filter *watched,
 				   uint64_t modseq);
 

@@ -123,21 +123,16 @@ announce_read(struct announce_context *ctx, bool *more_r)
 	return TRUE;
 }
 
-/* A store that was replaced is another one, with another epoch. */
-static bool announce_open(struct announce_client *ac)
+/* A store that was replaced is another one, with another epoch (and maybe at the
+   old one's address). */
+static bool announce_use(struct announce_client *ac, struct store *store)
 {
 	struct store_error error;
-	struct store *store;
 
-	if (metasync_user_store(ac->client->user, &store, &error) < 0) {
-		metasync_user_log(ac->client->user, &error);
-		return FALSE;
-	}
-	if (store != ac->store) {
+	if (store != ac->store)
 		imap_long_command_watch_remove(&ac->watch);
-		ac->store = store;
-		store_own_start(store);
-	}
+	ac->store = store;
+	store_own_start(store);
 	if (ac->cursor.epoch == 0) {
 		/* from here on */
 		if (store_cursor_snapshot(store, &ac->cursor,
@@ -149,6 +144,19 @@ static bool announce_open(struct announce_client *ac)
 		ac->cursor.id = INT64_MAX;
 	}
 	return TRUE;
+}
+
+/* Closes a store that was replaced: only while no XMETASYNC reads it. */
+static bool announce_open(struct announce_client *ac)
+{
+	struct store_error error;
+	struct store *store;
+
+	if (metasync_user_store(ac->client->user, &store, &error) < 0) {
+		metasync_user_log(ac->client->user, &error);
+		return FALSE;
+	}
+	return announce_use(ac, store);
 }
 
 static void announce_retry(struct announce_client *ac);
@@ -163,8 +171,6 @@ announce_send(struct announce_client *ac, const struct store_filter *except,
 	};
 	bool more = TRUE, corked = o_stream_is_corked(output);
 
-	if (!announce_open(ac))
-		return;
 	if (!corked)
 		o_stream_cork(output);
 	while (more && !output->closed) {
@@ -216,7 +222,7 @@ static void announce_changed(struct announce_client *ac)
 {
 	if (!announce_command_waits(ac->client, "IDLE"))
 		imap_long_command_watch_remove(&ac->watch);
-	else if (announce_is_possible(ac))
+	else if (announce_is_possible(ac) && announce_open(ac))
 		announce_send(ac, NULL, UINT64_MAX);
 }
 
@@ -238,7 +244,8 @@ static void announce_command_pre(struct client_command_context *cmd)
 
 	if (ac == NULL || cmd->cancel || !announce_is_possible(ac) ||
 	    announce_command_waits(cmd->client,
-				   imap_metasync_cmd_xmetasync.name))
+				   imap_metasync_cmd_xmetasync.name) ||
+	    !announce_open(ac))
 		return;
 	announce_send(ac, NULL, UINT64_MAX);
 }
@@ -257,13 +264,13 @@ static void announce_command_post(struct client_command_context *cmd)
 	announce_command_pre(cmd);
 }
 
-void imap_metasync_announce_others(struct client *client,
+void imap_metasync_announce_others(struct client *client, struct store *store,
 				   const struct store_filter *watched,
 				   uint64_t modseq)
 {
 	struct announce_client *ac = announce_client_get(client);
 
-	if (ac != NULL && announce_is_possible(ac))
+	if (ac != NULL && announce_is_possible(ac) && announce_use(ac, store))
 		announce_send(ac, watched, modseq);
 }
 
