@@ -204,7 +204,7 @@ static bool xmetasync_consistent(struct xmetasync_context *ctx,
 	ctx->live = TRUE;
 	imap_metasync_output_flush(&ctx->output);
 	ctx->others_left =
-		imap_metasync_announce_others(ctx->lc->client,
+		imap_metasync_announce_others(ctx->lc->client, ctx->store,
 					      &ctx->watch.filter, pos->modseq);
 	if (!ctx->others_left && (ctx->watch.once || ctx->done))
 		xmetasync_end(ctx);

@@ -119,9 +119,10 @@ void imap_metasync_announce_client(struct client *client);
 bool imap_metasync_announce_is_known(struct client *client);
 
 /* From XMETASYNC, after its marker at modseq: names of what has changed up to
-   there and is not watched, for clients that are told of changes. Returns TRUE
-   if there is more to tell: call it again when there is room in the output. */
-bool imap_metasync_announce_others(struct client *client,
+   there and is not watched, for clients that are told of changes. store is the
+   command's. Returns TRUE if there is more to tell: call it again when there is
+   room in the output. */
+bool imap_metasync_announce_others(struct client *client, struct store *store,
 				   const struct store_filter *watched,
 				   uint64_t modseq);
 /* From XMETASYNC when it ends: what has changed since. */

@@ -194,13 +194,13 @@ announce_read(struct announce_context *ctx, bool *more_r)
 	return TRUE;
 }
 
-/* The store may be another one than the last time, if it was replaced. */
-static int
-announce_open(struct announce_client *ac, struct store_error *error_r)
+/* A store that was replaced is another one, with another epoch (and maybe at the
+   old one's address). */
+static int announce_use(struct announce_client *ac, struct store *store,
+			struct store_error *error_r)
 {
-	if (metasync_user_store(ac->client->user, &ac->store, error_r) < 0)
-		return -1;
-	store_own_start(ac->store);
+	ac->store = store;
+	store_own_start(store);
 	if (ac->cursor.epoch == 0) {
 		/* from here on */
 		if (store_cursor_snapshot(ac->store, &ac->cursor,
@@ -210,6 +210,17 @@ announce_open(struct announce_client *ac, struct store_error *error_r)
 		ac->cursor.id = INT64_MAX;
 	}
 	return 0;
+}
+
+/* Closes a store that was replaced: only while no XMETASYNC reads it. */
+static int
+announce_open(struct announce_client *ac, struct store_error *error_r)
+{
+	struct store *store;
+
+	if (metasync_user_store(ac->client->user, &store, error_r) < 0)
+		return -1;
+	return announce_use(ac, store, error_r);
 }
 
 static bool announce_open_or_log(struct announce_client *ac)
@@ -231,8 +242,6 @@ announce_send(struct announce_client *ac, const struct store_filter *except,
 	struct ostream *output = ac->client->output;
 	bool more = TRUE, corked = o_stream_is_corked(output);
 
-	if (!announce_open_or_log(ac))
-		return FALSE;
 	if (!corked)
 		o_stream_cork(output);
 	while (more && !output->closed &&
@@ -324,7 +333,7 @@ static void announce_retry_after(struct announce_client *ac, unsigned int msecs)
 
 static void announce_now(struct announce_client *ac)
 {
-	if (announce_send(ac, NULL, UINT64_MAX))
+	if (announce_open_or_log(ac) && announce_send(ac, NULL, UINT64_MAX))
 		announce_retry_after(ac, ANNOUNCE_RETRY_MSECS);
 }
 
@@ -384,14 +393,21 @@ static void announce_command_post(struct client_command_context *cmd)
 	}
 }
 
-bool imap_metasync_announce_others(struct client *client,
+bool imap_metasync_announce_others(struct client *client, struct store *store,
 				   const struct store_filter *watched,
 				   uint64_t modseq)
 {
 	struct announce_client *ac = announce_client_get(client);
 
-	return ac != NULL && announce_is_possible(client) &&
-		announce_send(ac, watched, modseq);
+	struct store_error error;
+
+	if (ac == NULL || !announce_is_possible(client))
+		return FALSE;
+	if (announce_use(ac, store, &error) < 0) {
+		metasync_user_log(client->user, &error);
+		return FALSE;
+	}
+	return announce_send(ac, watched, modseq);
 }
 
 void imap_metasync_announce_again(struct client *client)

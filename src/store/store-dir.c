@@ -272,6 +272,16 @@ enum store_status store_dir_files(struct store *store,
 	return found ? STORE_OK : db_create(store, error_r);
 }
 
+/* For some file systems (XFS, F2FS) the id is the device number, as the kernel puts
+   it together: another one after a boot, or when a volume is attached again. */
+static bool fsid_is_device(uint64_t fsid, const struct statx *st)
+{
+	uint32_t device = (st->stx_dev_minor & 0xff) |
+		(st->stx_dev_major << 8) | ((st->stx_dev_minor & ~0xffU) << 12);
+
+	return fsid == (uint64_t)device << 32;
+}
+
 enum store_status store_dir_identity(struct store *store,
 				     struct store_meta *meta,
 				     struct store_error *error_r)
@@ -287,9 +297,9 @@ enum store_status store_dir_identity(struct store *store,
 	meta->birth = (st.stx_mask & STATX_BTIME) == 0 ? 0 :
 		(uint64_t)st.stx_btime.tv_sec * 1000000000 +
 		st.stx_btime.tv_nsec;
-	/* Not the device number: for some file systems that is another one
-	   after each boot. */
 	meta->fsid = ((uint64_t)(uint32_t)fs.f_fsid.__val[0] << 32) |
 		(uint32_t)fs.f_fsid.__val[1];
+	if (fsid_is_device(meta->fsid, &st))
+		meta->fsid = 0;
 	return STORE_OK;
 }

@@ -95,6 +95,7 @@ struct store {
 	/* Real path of the directory and of the files in it. */
 	char *dir, *db_path, *wake_path;
 	int dir_fd, wake_fd;
+	uint64_t wake_inode;
 	bool wake_failed;
 	struct store_wake_set wake_set;
 

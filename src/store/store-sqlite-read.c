@@ -210,7 +210,10 @@ enum store_status store_cursor_since(struct store *store,
 	}
 	cursor_r->epoch = pos->epoch;
 	cursor_r->modseq = pos->modseq;
-	cursor_r->id = INT64_MAX;
+	/* Not INT64_MAX, an end: where a catch-up was broken off, the state has
+	   not been seen as a whole, and the next change set alone does not
+	   make it one. */
+	cursor_r->id = INT64_MAX - 1;
 	cursor_r->tombstones_after = pos->modseq;
 	return STORE_OK;
 }

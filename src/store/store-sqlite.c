@@ -374,9 +374,16 @@ store_begin_unchecked(struct store *store, bool write,
 enum store_status store_begin(struct store *store, bool write,
 			      struct store_error *error_r)
 {
-	if (store_check_replaced(store, error_r) != STORE_OK)
-		return error_r->status;
-	return store_begin_unchecked(store, write, error_r);
+	enum store_status status;
+
+	status = store_begin_unchecked(store, write, error_r);
+	/* Not before it: it may have waited for others for long */
+	if (status == STORE_OK) {
+		status = store_check_replaced(store, error_r);
+		if (status != STORE_OK)
+			store_end(store);
+	}
+	return status;
 }
 
 void store_end(struct store *store)

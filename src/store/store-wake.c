@@ -20,6 +20,8 @@
 #include <unistd.h>
 
 #define WAKE_SLOTS 8
+/* The modseq of a slot of which nothing is known: ask the database. */
+#define WAKE_ASK UINT64_MAX
 
 /* In the byte order of the machine, as is all here: the file does not leave it. */
 struct wake_header {
@@ -72,6 +74,7 @@ enum store_status store_wake_open(struct store *store,
 	if (store->wake_fd != -1)
 		(void)close(store->wake_fd);
 	store->wake_fd = fd;
+	store->wake_inode = st.st_ino;
 	return STORE_OK;
 }
 
@@ -85,8 +88,22 @@ static bool wake_reopen(struct store *store)
 		store->wake_failed = true;
 		return false;
 	}
-	store_log(store, "%s was removed, created it again", store->wake_path);
+	store_log(store, "%s was removed or replaced, opened it again",
+		  store->wake_path);
 	return true;
+}
+
+/* Only which file it is: one whose times are looked at gets new ones with its next
+   write (multigrain timestamps, Linux 6.13), and the next commit has to wait for
+   that inode, too. */
+static bool wake_is_in_place(const struct store *store)
+{
+	struct statx st;
+
+	if (statx(store->dir_fd, STORE_WAKE_NAME, AT_SYMLINK_NOFOLLOW,
+		  STATX_INO, &st) < 0)
+		return errno != ENOENT;
+	return st.stx_ino == store->wake_inode;
 }
 
 /* FNV-1a */
@@ -111,6 +128,11 @@ static void slots_read(const struct store *store, struct wake_slot *slots_r)
 
 	memset((unsigned char *)slots_r + size, 0,
 	       sizeof(*slots_r) * WAKE_SLOTS - size);
+}
+
+static off_t slot_offset(uint64_t modseq)
+{
+	return modseq % WAKE_SLOTS * sizeof(struct wake_slot);
 }
 
 /* Something of this epoch, written as a whole. */
@@ -165,11 +187,32 @@ void store_wake_set_add(struct store *store, const struct store_change *change,
 	set->last_id = id;
 }
 
+/* Our slot, if we were held up between commit and wake, may have been a newer
+   change set's already. A reader who is woken for that one must not miss it: none
+   goes by the slots until this one is written again. */
+static void late_forget(struct store *store)
+{
+	struct wake_slot slots[WAKE_SLOTS];
+	struct wake_header none = { .modseq = WAKE_ASK };
+	unsigned int i;
+
+	slots_read(store, slots);
+	for (i = 0; i < WAKE_SLOTS; i++) {
+		if (slots[i].header.modseq != WAKE_ASK &&
+		    slots[i].header.modseq >
+		    store->meta.modseq + WAKE_SLOTS / 2)
+			break;
+	}
+	if (i < WAKE_SLOTS) {
+		(void)!pwrite(store->wake_fd, &none, sizeof(none),
+			      slot_offset(store->meta.modseq));
+	}
+}
+
 void store_wake(struct store *store)
 {
 	const struct store_wake_set *set = &store->wake_set;
 	struct wake_slot slot;
-	struct statx st;
 	ssize_t size;
 
 	memset(&slot.header, 0, sizeof(slot.header));
@@ -182,16 +225,13 @@ void store_wake(struct store *store)
 	slot.header.hash = slot_hash(&slot, slot.header.size);
 	size = sizeof(slot.header) + slot.header.size;
 
-	/* Only the links: a file whose times are looked at gets new ones with
-	   its next write (multigrain timestamps, Linux 6.13), and the next
-	   commit has to wait for that inode, too. */
-	if (statx(store->wake_fd, "", AT_EMPTY_PATH, STATX_NLINK, &st) == 0 &&
-	    st.stx_nlink == 0 && !wake_reopen(store))
+	if (!wake_is_in_place(store) && !wake_reopen(store))
 		return;
 	/* Never truncated first: one write, one event. */
-	if (pwrite(store->wake_fd, &slot, size, store->meta.modseq %
-		   WAKE_SLOTS * sizeof(slot)) == size) {
+	if (pwrite(store->wake_fd, &slot, size,
+		   slot_offset(store->meta.modseq)) == size) {
 		store->wake_failed = false;
+		late_forget(store);
 	} else if (!store->wake_failed) {
 		store->wake_failed = true;
 		store_log(store, "%s: write: %s; until it can be written "
@@ -282,21 +322,23 @@ bool store_wake_read(struct store *store, const struct store_read *req,
 		     bool *more_r)
 {
 	struct wake_slot slots[WAKE_SLOTS];
-	const struct wake_slot *slot, *next;
 	uint64_t modseq = cursor->modseq + 1;
+	const struct wake_slot *slot;
+	unsigned int i;
 
 	if (cursor->id != INT64_MAX)
 		return false;
 	slots_read(store, slots);
 	slot = &slots[modseq % WAKE_SLOTS];
-	next = &slots[(modseq + 1) % WAKE_SLOTS];
 	if (slot->header.modseq != modseq || slot->header.size == 0 ||
 	    !slot_is_valid(slot, cursor->epoch))
 		return false;
-	/* Several: of the same entry, the newest value is wanted. Or a new
-	   epoch */
-	if (next->header.modseq > modseq)
-		return false;
+	/* Several: of the same entry, the newest value is wanted. Any of them,
+	   since a writer who was killed has not told. Or a new epoch */
+	for (i = 0; i < WAKE_SLOTS; i++) {
+		if (slots[i].header.modseq > modseq)
+			return false;
+	}
 	*more_r = !slot_show(slot, req, cursor, callback, context);
 	return true;
 }

@@ -226,6 +226,31 @@ def test_many_names_to_a_slow_reader(make_server):
     sane(c)
 
 
+def test_a_store_that_is_replaced_under_xmetasync(make_server):
+    """XMETASYNC tells names, too, and goes on with the store that it reads until it ends."""
+    server = make_server(plugin={"imap_long_command_check_interval": "1s"})
+    d = server.login("u1")
+    for i in range(8):
+        put(d, [(b"%s/%d" % (B, i), b"{1000000+}\r\n" + b"y" * 1000000)])
+    c = enable(server.login("u1", rcvbuf=65536))
+    w = Watch(c, b'"" /private').start()
+    await_blocked(c)
+    store = server.home("u1") + "/metasync"
+    os.rename(store, store + "-elsewhere")
+    put(d, [(A, b'"new"')])
+    assert w.until("idling", "end") == "idling"
+    assert len(w.state) == 8
+    assert w.until("end") == "end"
+    assert w.log[-1] == w.tag + b" NO [UNAVAILABLE] The store cannot be used."
+    # its own changes are no news to it in the new store either
+    put(c, [(B, b'"own"')])
+    assert B not in b"".join(noop(c))
+    w = Watch(c, b'"" /private').catch_up()
+    assert w.state == {(b"", A): b"new", (b"", B): b"own"}
+    w.done()
+    assert noop(c) == []
+
+
 @pytest.mark.parametrize("end", ["close", "reset", "logout"])
 def test_end_in_idle(make_server, end):
     """Several sessions of one process: the end of one does not touch the others."""

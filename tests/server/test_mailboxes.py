@@ -9,7 +9,7 @@ import pytest
 
 from harness.server import imap_pid
 from lifecycle import await_log
-from metasync import Watch, last, lines_until, put, sane
+from metasync import Watch, ask, last, lines_until, put, sane
 
 A = b"/private/vendor/test/a"
 
@@ -508,25 +508,32 @@ def await_sleep(pid):
 
 
 @pytest.mark.parametrize("command", [b"XMETASET", b"SETMETADATA"])
-@pytest.mark.parametrize("change", [("delete", "Work"), ("rename", "Work", "Job")])
+@pytest.mark.parametrize("change", ["delete", "delete a parent", "rename"])
 def test_a_mailbox_goes_while_an_entry_is_set(server, user, command, change):
     """The command has found the mailbox and waits for the store; meanwhile others take the mailbox away."""
     away(server, user, b"Work", b"Stays")
     server.await_no_session(user)
     c = server.login(user)
+    if change == "delete a parent":
+        # its name stays
+        separator = ask(c, b'LIST "" ""')[0].split(b'"')[1]
+        ok(c, b"CREATE Work" + separator + b"Sub")
     w = Watch(server.login(user), b"(PERSONAL) /private").catch_up()
     db = sqlite3.connect(server.home(user) + "/metasync/store.db", isolation_level=None)
     db.execute("BEGIN IMMEDIATE")
     tag = c.start(b'%s Work (%s "late")' % (command, A))
     await_sleep(imap_pid(c.sock))
-    others(server, change[0], user, *change[1:])
+    if change == "rename":
+        others(server, "rename", user, "Work", "Job")
+    else:
+        others(server, "delete", user, "Work")
     db.execute("ROLLBACK")
     db.close()
     reply = lines_until(c, tag)[-1]
     # stock's own transaction notices it sometimes
     assert reply.startswith(b"T OK") or (command == b"SETMETADATA" and reply == b"T NO Mailbox was deleted under us.")
     expected = {(b"Stays", A): b"Stays"}
-    if change[0] == "rename":
+    if change == "rename":
         expected[b"Job", A] = b"late"
     while w.state != expected:
         w.until("marker")

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -420,6 +421,30 @@ static void test_other_file_system(void **state)
 	assert_int_equal(get_state(f).pos.epoch, epoch);
 }
 
+/* XFS gives the number of its device, which may be another one tomorrow. */
+static void test_file_system_id_of_device(void **state)
+{
+	static const int32_t other[2] = { 1, 2 };
+	struct fixture *f = *state;
+	unsigned int number[2] = { 0, 0 };
+	struct stat st;
+	uint32_t epoch;
+
+	assert_int_equal(stat(f->dir, &st), 0);
+	/* as in the kernel: new_encode_dev() */
+	number[0] = (minor(st.st_dev) & 0xff) | (major(st.st_dev) << 8) |
+		((minor(st.st_dev) & ~0xffU) << 12);
+	test_fs_id = other;
+	reopen(f);
+	epoch = get_state(f).pos.epoch;
+	test_fs_id = (const int32_t *)number;
+	reopen(f);
+	assert_int_equal(get_state(f).pos.epoch, epoch);
+	test_fs_id = other;
+	reopen(f);
+	assert_int_equal(get_state(f).pos.epoch, epoch);
+}
+
 /* Two users must not see each other's state. */
 static void test_owner(void **state)
 {
@@ -554,6 +579,7 @@ int main(void)
 		T(test_damaged_meta),
 		T(test_copy),
 		T(test_other_file_system),
+		T(test_file_system_id_of_device),
 		T(test_owner),
 		T(test_page_size),
 		T(test_replaced_in_use),

@@ -5,6 +5,7 @@
 
 #include <sqlite3.h>
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -163,6 +164,59 @@ static void test_created_meanwhile(void **state)
 	must_check(f);
 }
 
+/* -- moved away while a writer waits for its turn */
+
+/* Until the process sleeps between two tries to get the lock. */
+static void await_sleep(pid_t pid)
+{
+	char path[64], wchan[64] = "";
+	FILE *file;
+
+	(void)snprintf(path, sizeof(path), "/proc/%ld/wchan", (long)pid);
+	while (strstr(wchan, "nanosleep") == NULL) {
+		file = fopen(path, "r");
+		assert_non_null(file);
+		wchan[fread(wchan, 1, sizeof(wchan) - 1, file)] = '\0';
+		(void)fclose(file);
+	}
+}
+
+static void test_moved_while_waiting(void **state)
+{
+	struct fixture *f = *state;
+	char moved[400];
+	sqlite3 *db;
+	int status;
+	pid_t pid;
+
+	must_put(f, "", "/private/a", "1");
+	store_close(&f->store);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		/* not before the lock is held */
+		raise(SIGSTOP);
+		f->store = must_open(&f->set);
+		_exit(put(f, "", "/private/a", "2"));
+	}
+	assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
+	assert_int_equal(sqlite3_open(path_of(f, "store.db"), &db), SQLITE_OK);
+	assert_int_equal(sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL),
+			 SQLITE_OK);
+	assert_int_equal(kill(pid, SIGCONT), 0);
+	await_sleep(pid);
+	(void)snprintf(moved, sizeof(moved), "%s/moved", f->base);
+	assert_int_equal(rename(f->dir, moved), 0);
+	assert_int_equal(sqlite3_exec(db, "ROLLBACK", NULL, NULL, NULL),
+			 SQLITE_OK);
+	assert_int_equal(sqlite3_close(db), SQLITE_OK);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	/* nobody would ever see it */
+	assert_int_equal(WEXITSTATUS(status), STORE_FAILED);
+	f->store = must_open(&f->set);
+}
+
 /* -- written to by many at the same time */
 
 #define WRITERS 4
@@ -214,6 +268,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_opened_at_once),
 		T(test_created_meanwhile),
+		T(test_moved_while_waiting),
 		T(test_many_writers),
 	};
 

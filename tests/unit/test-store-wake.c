@@ -105,6 +105,24 @@ static void test_wake_removed(void **state)
 	assert_int_equal(f->log_count, 1);
 }
 
+/* It still has a link, but nobody who comes now finds it. */
+static void test_wake_moved(void **state)
+{
+	struct fixture *f = *state;
+	char old[400];
+
+	(void)snprintf(old, sizeof(old), "%s/elsewhere", f->base);
+	assert_int_equal(rename(store_get_wake_path(f->store), old), 0);
+	must_put(f, "", "/private/a", "1");
+	assert_int_equal(wake_modseq(f), 2);
+	assert_int_equal(f->log_count, 1);
+	/* another one has got its place */
+	assert_int_equal(rename(old, store_get_wake_path(f->store)), 0);
+	must_put(f, "", "/private/a", "2");
+	assert_int_equal(wake_modseq(f), 3);
+	assert_int_equal(f->log_count, 2);
+}
+
 /* The commit is done: a wake file that fails must not undo it. */
 static void test_wake_fails(void **state)
 {
@@ -138,6 +156,7 @@ static struct store_cursor cursor_now(struct fixture *f)
 
 	assert_int_equal(store_cursor_since(f->store, &pos, &cursor,
 					    &f->error), STORE_OK);
+	assert_string_equal(read_text(f, &cursor, &filter_all), "");
 	return cursor;
 }
 
@@ -409,6 +428,113 @@ static void test_read_out_of_order(void **state)
 	(void)close(fd);
 }
 
+/* Takes a slot away, as if its writer had been killed before it could tell. */
+static void lose_slot(struct fixture *f, uint64_t modseq)
+{
+	static const unsigned char none[SLOT_SIZE];
+	int fd = wake_open(f);
+
+	assert_int_equal(pwrite(fd, none, sizeof(none),
+				modseq % SLOTS * SLOT_SIZE), sizeof(none));
+	(void)close(fd);
+}
+
+/* A later one has told: what the reader is woken for is all there is. */
+static void test_read_killed_writer(void **state)
+{
+	struct fixture *f = *state;
+	struct store_cursor cursor;
+
+	must_put(f, "", "/private/a", "1");
+	cursor = cursor_now(f);
+	must_put(f, "", "/private/a", "2");
+	must_put(f, "", "/private/b", "2");
+	lose_slot(f, 4);
+	must_put(f, "", "/private/c", "2");
+	assert_string_equal(read_text(f, &cursor, &filter_all),
+			    "3  /private/a=2\n4  /private/b=2\n"
+			    "5  /private/c=2\n");
+}
+
+/* A position may be that of a catch-up that was broken off: what it has not sent,
+   because it changed afterwards, belongs to the first consistent state. */
+static void test_read_since_partial(void **state)
+{
+	struct fixture *f = *state;
+	struct store_cursor cursor;
+	struct store_pos pos;
+
+	must_put(f, "", "/private/a", "1");
+	pos = f->pos;
+	must_put(f, "", "/private/b", "1");
+	must_put(f, "", "/private/a", "2");
+	lose_slot(f, 4);
+	assert_int_equal(store_cursor_since(f->store, &pos, &cursor,
+					    &f->error), STORE_OK);
+	assert_string_equal(read_text(f, &cursor, &filter_all),
+			    "3  /private/b=1\n4  /private/a=2\n");
+}
+
+/* A writer that was held up after its commit, so long that its slot is a newer
+   one's by now: that one must not be forgotten. */
+static struct {
+	struct fixture *f;	/* NULL: nobody is held up */
+	struct store *other;
+	struct store_cursor cursor;
+} held_up;
+
+ssize_t __real_pwrite(int fd, const void *data, size_t size, off_t offset);
+ssize_t __wrap_pwrite(int fd, const void *data, size_t size, off_t offset);
+ssize_t __wrap_pwrite64(int fd, const void *data, size_t size, off_t offset);
+
+static void held_up_others(struct fixture *f, struct store *other)
+{
+	struct store *store = f->store;
+	unsigned int i;
+	char value[2];
+
+	held_up.f = NULL;
+	f->store = other;
+	for (i = 1; i <= SLOTS; i++) {
+		(void)snprintf(value, sizeof(value), "%u", i);
+		must_put(f, "", i == SLOTS ? "/private/last" :
+			 "/private/other", value);
+		if (i == SLOTS - 2)
+			held_up.cursor = cursor_now(f);
+	}
+	f->store = store;
+}
+
+ssize_t __wrap_pwrite(int fd, const void *data, size_t size, off_t offset)
+{
+	if (held_up.f != NULL)
+		held_up_others(held_up.f, held_up.other);
+	return __real_pwrite(fd, data, size, offset);
+}
+
+/* the same on 64 bit */
+ssize_t __wrap_pwrite64(int fd, const void *data, size_t size, off_t offset)
+{
+	return __wrap_pwrite(fd, data, size, offset);
+}
+
+static void test_read_late_writer(void **state)
+{
+	struct fixture *f = *state;
+
+	held_up.other = must_open(&f->set);
+	held_up.f = f;
+	must_put(f, "", "/private/late", "1");
+	assert_null(held_up.f);
+	assert_string_equal(read_text(f, &held_up.cursor, &filter_all),
+			    "9  /private/other=7\n10  /private/last=8\n");
+	/* and the file is not taken for one of another store */
+	held_up.cursor.epoch = get_state(f).pos.epoch;
+	reopen(f);
+	assert_int_equal(get_state(f).pos.epoch, held_up.cursor.epoch);
+	store_close(&held_up.other);
+}
+
 /* Whatever octet is wrong: what is read is true. */
 static void test_read_damaged(void **state)
 {
@@ -519,6 +645,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_wake),
 		T(test_wake_removed),
+		T(test_wake_moved),
 		T(test_wake_fails),
 		T(test_read_from_wake),
 		T(test_read_after_many),
@@ -527,6 +654,9 @@ int main(void)
 		T(test_read_stopped),
 		T(test_read_not_in_wake),
 		T(test_read_out_of_order),
+		T(test_read_killed_writer),
+		T(test_read_since_partial),
+		T(test_read_late_writer),
 		T(test_read_damaged),
 		T(test_read_crafted),
 		T(test_older_than_wake),
