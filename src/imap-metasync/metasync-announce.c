@@ -398,7 +398,6 @@ bool imap_metasync_announce_others(struct client *client, struct store *store,
 				   uint64_t modseq)
 {
 	struct announce_client *ac = announce_client_get(client);
-
 	struct store_error error;
 
 	if (ac == NULL || !announce_is_possible(client))
