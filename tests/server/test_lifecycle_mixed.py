@@ -165,9 +165,10 @@ def fetching(make_module_server):
 
 
 class Rain:
-    """Wakes all the time."""
+    """Wakes all the time; once before the test goes on."""
 
     def __init__(self, server):
+        self.server = server
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self.run, args=(server,))
 
@@ -176,6 +177,7 @@ class Rain:
             wake(server, "fetch")
 
     def __enter__(self):
+        wake(self.server, "fetch")
         self.thread.start()
 
     def __exit__(self, *_):
