@@ -12,7 +12,6 @@
 #include "hash.h"
 #include "istream.h"
 #include "json-parser.h"
-#include "str.h"
 #include "unichar.h"
 
 struct import_mailbox {

@@ -7,7 +7,6 @@
    reader costs no memory and gets the newest value of an entry. */
 
 #include "imap-metasync.h"
-#include "str.h"
 
 /* How much more() reads in one transaction. */
 #define XMETASYNC_READ_SIZE (64*1024)

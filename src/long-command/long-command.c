@@ -28,7 +28,6 @@
 #include "llist.h"
 #include "master-service.h"
 #include "mail-storage-service.h"
-#include "mail-storage-settings.h"
 #include "imap-commands.h"
 #include "imap-keepalive.h"
 #include "imap-parser.h"

@@ -22,7 +22,6 @@
 #include "buffer.h"
 #include "ioloop.h"
 #include "istream.h"
-#include "str.h"
 
 struct metasync_transaction {
 	union mailbox_transaction_module_context module_ctx;

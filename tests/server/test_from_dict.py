@@ -7,7 +7,6 @@ import tempfile
 
 import pytest
 
-from harness.server import Server
 from metasync import Watch, last, put
 from test_doveadm import DATA, NOT_FOUND, TEMPFAIL, USAGE, Admin
 

@@ -10,7 +10,6 @@
 #include <string.h>
 #include <sys/vfs.h>
 #include <time.h>
-#include <unistd.h>
 
 /* -- the bent system (linked with --wrap) */
 

@@ -3,13 +3,8 @@
 
 #include "store-test.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 static const struct store_condition always = { STORE_UNCONDITIONAL, { 0, 0 } };
 

@@ -7,8 +7,6 @@
 
 #include "store-test.h"
 
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 

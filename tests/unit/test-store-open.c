@@ -3,8 +3,6 @@
 
 #include "store-test.h"
 
-#include <sqlite3.h>
-
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
