@@ -10,8 +10,13 @@ import time
 from collections import Counter
 
 from harness.server import imap_pid
+from metasync import TOOK, sane
 
 ROW = 1024
+# More than the buffers of a connection hold
+MUCH = 8000000
+OK = b"OK XTEST completed"
+BAD = b"BAD Expected DONE"
 MESSAGE = b"Subject: hello\r\n\r\nworld\r\n"
 
 
@@ -126,8 +131,7 @@ def deliver(server, user):
 
 def reply(response):
     """A tagged line without the tag and without the times that Dovecot adds."""
-    text = response.line.split(b" ", 1)[1]
-    return re.sub(rb"\.? \(\d+\.\d+ .* secs\)", b"", text).rstrip(b".")
+    return TOOK.sub(b"", response.line.split(b" ", 1)[1]).rstrip(b".")
 
 
 def rows(responses):
@@ -142,10 +146,19 @@ def assert_rows(responses, count=None):
     assert count is None or len(numbers) == count
 
 
-def sane(client):
-    assert reply(client.command(b"NOOP")[-1]) == b"OK NOOP completed", "NOOP after the command"
+# -- XTEST -----------------------------------------------------------------------------------------
+
+def waiting(client, options=b"", command=b"XTEST"):
+    """Starts it, reads to the continuation; returns the tag."""
+    tag = client.start(command + b" " + options)
+    assert client.expect(rb"\+ idling")
+    return tag
 
 
-def ended(client):
-    """Reads to the end of the connection; returns what came before it."""
-    return client.eof()
+def done(client, tag):
+    """Ends it; returns what came up to the tagged reply."""
+    client.send(b"DONE\r\n")
+    responses = client.until(tag)
+    assert reply(responses[-1]) == OK
+    sane(client)
+    return responses

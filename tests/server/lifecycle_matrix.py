@@ -3,15 +3,13 @@ places where they live: a server in one of two modes, "own" (a process for each 
 process for all), and a bystander."""
 
 from harness.server import imap_pid
-from lifecycle import (assert_quiet, assert_rows, await_log, check_balance, deliver, ended, make_wake,
-                       reply, sane, settings, wake)
+from lifecycle import (BAD, MUCH, OK, assert_quiet, assert_rows, await_log, check_balance, deliver, make_wake, reply,
+                       settings, wake)
+from metasync import sane
 
-MUCH = 8000000
 SHARED = "service imap {\n  client_limit = 200\n  service_count = 0\n  process_limit = 1\n}\n"
 BY = "bystander"
-OK = b"OK XTEST completed"
 LATER = b"OK XTEST completed later"
-BAD = b"BAD Expected DONE"
 
 
 # -- entry points ----------------------------------------------------------------------------------
@@ -49,7 +47,7 @@ class Session:
 
     def rest(self):
         """Reads to the end of the connection."""
-        self.seen += ended(self.client)
+        self.seen += self.client.eof()
         assert_rows(self.seen)
         return [r.line for r in self.seen]
 

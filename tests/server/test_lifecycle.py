@@ -12,8 +12,9 @@ import time
 
 import pytest
 
-from lifecycle import alive, await_finish, reply, rows, sane
-from lifecycle_matrix import BAD, ENTRIES, LATER, OK, Place, end_done, gone
+from lifecycle import BAD, OK, alive, await_finish, reply, rows
+from lifecycle_matrix import ENTRIES, LATER, Place, end_done, gone
+from metasync import sane
 
 
 def end_wrong_line(s):

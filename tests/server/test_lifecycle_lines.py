@@ -5,16 +5,8 @@ import re
 
 import pytest
 
-from lifecycle import ROW, assert_rows, await_finish, make_wake, reply, sane, wake
-
-OK = b"OK XTEST completed"
-BAD = b"BAD Expected DONE"
-
-
-def waiting(c, options=b"", command=b"XTEST"):
-    tag = c.start(command + b" " + options)
-    assert c.expect(rb"\+ idling")
-    return tag
+from lifecycle import BAD, OK, ROW, assert_rows, await_finish, make_wake, reply, waiting, wake
+from metasync import sane
 
 
 def answers(c, tag, text):

@@ -7,8 +7,9 @@ import signal
 
 import pytest
 
-from lifecycle import await_finish, check_balance, make_wake, sane, wake, wake_path
-from lifecycle_matrix import BY, ENTRIES, MUCH, Place, end_done, gone
+from lifecycle import MUCH, await_finish, check_balance, make_wake, wake, wake_path
+from lifecycle_matrix import BY, ENTRIES, Place, end_done, gone
+from metasync import sane
 
 
 def finish_all(p, sessions, end):

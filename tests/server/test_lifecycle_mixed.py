@@ -6,26 +6,9 @@ import zlib
 
 import pytest
 
-from lifecycle import (MESSAGE, ROW, assert_rows, await_blocked, await_finish, await_log, check_balance, make_wake,
-                       reply, rows, sane, settings, wake)
-from metasync import ask
-
-MUCH = 8000000
-OK = b"OK XTEST completed"
-
-
-def waiting(c, options=b"", command=b"XTEST"):
-    tag = c.start(command + b" " + options)
-    assert c.expect(rb"\+ idling")
-    return tag
-
-
-def done(c, tag):
-    c.send(b"DONE\r\n")
-    responses = c.until(tag)
-    assert reply(responses[-1]) == OK
-    sane(c)
-    return responses
+from lifecycle import (MESSAGE, MUCH, OK, ROW, assert_rows, await_blocked, await_finish, await_log, check_balance, done,
+                       make_wake, reply, rows, settings, waiting, wake)
+from metasync import ask, sane
 
 
 # -- COMPRESS --------------------------------------------------------------------------------------

@@ -7,25 +7,9 @@ import pytest
 
 from harness.imap import Client
 from harness.server import imap_pid
-from lifecycle import (MESSAGE, ROW, assert_rows, await_finish, await_log, make_wake, private_kib, reply, sane,
-                       settings, wake)
-
-MUCH = 8000000
-OK = b"OK XTEST completed"
-
-
-def waiting(c, options=b"", command=b"XTEST"):
-    tag = c.start(command + b" " + options)
-    assert c.expect(rb"\+ idling")
-    return tag
-
-
-def done(c, tag):
-    c.send(b"DONE\r\n")
-    responses = c.until(tag)
-    assert reply(responses[-1]) == OK
-    sane(c)
-    return responses
+from lifecycle import (MESSAGE, MUCH, OK, ROW, assert_rows, await_finish, await_log, done, make_wake, private_kib, reply,
+                       settings, waiting, wake)
+from metasync import sane
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from lifecycle import MESSAGE
 from metasync import MARK, Watch, ask, last, lines_until, put, sane
 
 A = b"/private/vendor/test/a"
@@ -400,9 +401,6 @@ def test_a_line_before_idling(client, user):
 
 
 # -- mail in the same wait -------------------------------------------------------------------------
-
-MESSAGE = b"Subject: hello\r\n\r\nworld\r\n"
-
 
 def append(c, box=b"INBOX"):
     tag = c.start(b"APPEND %s {%d+}\r\n%s" % (box, len(MESSAGE), MESSAGE))
