@@ -91,6 +91,10 @@ def test_too_much_altogether(c):
     parts = b" ".join(b"{%d+}\r\n%s" % (len(data), data) for _ in range(20))
     assert ask(c, b"XTESTARGS " + parts) == [b"T NO [LIMIT] Too much altogether."]
     sane(c)
+    # a synchronizing one that would be too much is not asked for
+    tag = c.start(b"XTESTARGS " + b" ".join([parts[:len(parts) // 20]] * 15) + b" {%d}" % LIMIT)
+    assert lines_until(c, tag) == [b"T NO [LIMIT] Too much altogether."]
+    sane(c)
 
 
 @pytest.mark.parametrize("arguments", [

@@ -111,6 +111,17 @@ def test_a_wake_in_the_middle_of_a_line(client, server, user):
     sane(c)
 
 
+@pytest.mark.parametrize("lines, count", [(b"STOP\r\n", 0), (b"TIMER 300\r\n", 1), (b"STOP\r\nTIMER 300\r\n", 1)])
+def test_timers_are_stopped_and_moved(client, user, lines, count):
+    c, clock = client(user), client(user)
+    c.send(b"p1 XTEST TIMER 100\r\n" + lines + b"ECHO set\r\n")
+    assert [c.read_response().line for _ in range(2)] == [b"+ idling", b"* XTEST ECHO set"]
+    waiting(clock, b"TIMER 600")
+    clock.expect(rb"\* XTEST TIMER")
+    c.send(b"DONE\r\n")
+    assert [r.line for r in c.until(b"p1")[:-1]] == [b"* XTEST TIMER"] * count
+
+
 def test_a_line_that_ends_the_command(client, server, user):
     c = client(user)
     tag = waiting(c, b"NAME end")

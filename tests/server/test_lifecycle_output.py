@@ -182,6 +182,25 @@ def test_a_waiting_client_that_was_blocked_is_not(impatient, user):
     done(c, tag)
 
 
+@pytest.mark.parametrize("options, interval, stays", [(b"KEEPALIVE", "1s", True), (b"", "1s", False),
+                                                      (b"KEEPALIVE", "0", False)])
+def test_a_silent_client(make_server, user, options, interval, stays):
+    """One that gets signs of life may wait for ever; else it is disconnected as a client that does not finish its
+    command line."""
+    with make_server(plugin=settings(imap_long_command_input_timeout="2s"),
+                     extra="imap_idle_notify_interval = %s\n" % interval) as server:
+        c = server.login(user)
+        tag = waiting(c, b"NAME silent " + options)
+        if stays:
+            for _ in range(2):
+                c.next(rb"\* XTEST KEEPALIVE")
+                c.next(rb"\* OK Still here")
+            done(c, tag)
+        else:
+            assert [r.line for r in c.eof()] == [b"* BYE Disconnected for inactivity."]
+            assert await_finish(server, "silent") == "cancelled"
+
+
 # -- the selected mailbox --------------------------------------------------------------------------
 
 def test_many_mailbox_changes_while_blocked(make_server, user):

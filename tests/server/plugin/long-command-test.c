@@ -7,6 +7,7 @@
      WATCH        watch the file of plugin setting long_command_test_path
      RAIN n       n bytes of output at each change of it, in one callback
      TIMER ms     timer 0
+     STOP         stop it
      MAILBOX      watch the selected mailbox
      KEEPALIVE    start signs of life
      OUT n        n bytes of output from more()
@@ -92,6 +93,9 @@ xtest_option(struct imap_long_command *lc, const char *name, const char *value)
 	} else if (strcasecmp(name, "KEEPALIVE") == 0) {
 		imap_long_command_keepalive(lc);
 		return FALSE;
+	} else if (strcasecmp(name, "STOP") == 0) {
+		imap_long_command_stop_timer(lc, XTEST_TIMER_OPTION);
+		return FALSE;
 	} else if (strcasecmp(name, "DRAIN") == 0) {
 		x->drain = TRUE;
 		return FALSE;
@@ -176,7 +180,7 @@ static void xtest_echo(struct imap_long_command *lc, const char *text)
 static bool xtest_line(struct imap_long_command *lc, const char *line)
 {
 	static const char *const names[] = {
-		"WATCH", "RAIN", "TIMER", "MAILBOX", "KEEPALIVE", "OUT",
+		"WATCH", "RAIN", "TIMER", "STOP", "MAILBOX", "KEEPALIVE", "OUT",
 		"LATER", "DRAIN", "END", "BAD", NULL
 	};
 	struct xtest *x = lc->context;
