@@ -78,21 +78,26 @@ void long_command_run_later(struct long_command *c)
 		c->to_run = timeout_add_short(0, long_command_run_timeout, c);
 }
 
-void long_command_wake(struct long_command *c, bool run_now)
+/* The caller may be in another user's context, or in none. Afterwards the ioloop
+   leaves whichever is active; the caller's may be gone. */
+static void long_command_activate_user(struct long_command *c)
 {
 	struct ioloop_context *ctx =
 		io_loop_get_current_context(current_ioloop);
 
+	if (ctx != NULL)
+		io_loop_context_deactivate(ctx);
+	mail_storage_service_io_activate_user(c->lc.client->service_user);
+}
+
+void long_command_wake(struct long_command *c, bool run_now)
+{
 	c->changed = TRUE;
 	if (c->to_run != NULL || c->lc.client->output_cmd_lock == c->cmd) {
 		/* will run anyway, the latter when there is room again */
 		return;
 	}
-	/* The caller may be in another user's context. Afterwards the ioloop
-	   leaves whichever is active; this one may be gone. */
-	if (ctx != NULL)
-		io_loop_context_deactivate(ctx);
-	mail_storage_service_io_activate_user(c->lc.client->service_user);
+	long_command_activate_user(c);
 	if (run_now)
 		long_command_run(c);
 	else
@@ -141,6 +146,9 @@ void long_command_mailbox_notify(struct mailbox *box ATTR_UNUSED,
 				 struct long_command *c)
 {
 	c->mailbox_changed = TRUE;
+	/* Dovecot's inotify watches are all called in the context of whoever
+	   added the first one */
+	long_command_activate_user(c);
 	long_command_run(c);
 }
 

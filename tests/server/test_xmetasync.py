@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from lifecycle import MESSAGE
+from lifecycle import MESSAGE, await_log
 from metasync import MARK, Watch, ask, last, lines_until, put, sane
 
 A = b"/private/vendor/test/a"
@@ -313,6 +313,25 @@ def test_reset_for_another_epoch_and_beyond_the_store(client, user):
     assert w.mark[0] == new[0]
 
 
+def test_reset_below_the_floor(client, server, user):
+    """Removals that are no longer remembered: a bookmark from before them cannot be continued."""
+    c = client(user)
+    put(c, [(A, b'"1"'), (B, b'"2"')])
+    w = Watch(c, b'"" /private').catch_up().done()
+    before = w.mark
+    put(c, [(B, b"NIL")])
+    assert server.doveadm("metasync", "purge", "-a", "-u", user).stdout == "purged=1\n"
+    line = last(c, b'XMETASET (UNCHANGEDSINCE (%d %d)) "" (%s "x")' % (before[:2] + (B,)))
+    assert line.startswith(b"T NO [XMETASET MODIFIED (")
+    put(c, [(A, b'"3"')], condition=b"(UNCHANGEDSINCE (%d %d)) " % before[:2])
+    w.catch_up(before).done()
+    reset_expected(w)
+    assert w.state == {(b"", A): b"3"} and w.mark[0] == before[0]
+    # from here on it can
+    w.catch_up(w.mark).done()
+    assert not w.entries() and len(w.log) == 4
+
+
 def test_reset_while_waiting(client, user):
     c, d = client(user), client(user)
     put(c, [(A, b'"1"')])
@@ -368,6 +387,22 @@ def test_done_pipelined_with_the_command(client, user):
     assert c.until(b"p2")[-1].line.startswith(b"p2 OK")
 
 
+def test_done_pipelined_with_a_long_catch_up(client, user):
+    """It goes on to its first marker."""
+    c = client(user)
+    value = b"v" * 100000
+    for i in range(60):
+        put(c, [(b"/private/vendor/test/%02d" % i, b"{%d+}\r\n%s" % (len(value), value))])
+    w = Watch(c, b'"" /private').start()
+    c.send(b"DONE\r\n")
+    w.until("end")
+    assert w.log[-1] == w.tag + b" OK XMETASYNC completed."
+    assert MARK.match(w.log[-3]) and w.log[-2] == b"+ idling"
+    assert len([line for line in w.log if MARK.match(line)]) == 1
+    assert len(w.entries()) == len(w.state) == 60
+    sane(c)
+
+
 @pytest.mark.parametrize("line", [b"NOOP", b"", b"DONE ", b" DONE", b"x2 NOOP", b"DONE\0"])
 def test_a_wrong_line(client, user, line):
     c = client(user)
@@ -418,6 +453,74 @@ def test_mail_and_state_in_one_wait(client, user):
     w.until("marker")
     assert w.state == {(b"", A): b"1"}
     w.done()
+
+
+def reported(session, tag, pattern, count):
+    """What a session is told of its mailbox up to as many lines that match; then DONE. Without \\Recent, which only one
+    session is told."""
+    lines = []
+    while len([line for line in lines if re.match(pattern, line)]) < count:
+        lines.append(session.read_response().line)
+    session.send(b"DONE\r\n")
+    lines += [r.line for r in session.until(tag)[:-1]]
+    return [line.replace(b"\\Recent", b"").replace(b" )", b")") for line in lines if not line.endswith(b" RECENT")]
+
+
+@pytest.mark.parametrize("action, pattern, count", [
+    (b"STORE 2:3 +FLAGS (\\Flagged keyword)", rb"\* \d FETCH", 2),
+    (b"STORE 1 FLAGS ()", rb"\* 1 FETCH", 1),
+    (b"UID MOVE 1:2 Other", rb"\* \d EXPUNGE", 2),
+    (b"EXPUNGE", rb"\* 1 EXPUNGE", 1),
+    (b"COPY 1:3 INBOX", rb"\* 6 EXISTS", 1),
+])
+@pytest.mark.parametrize("qresync", [False, True])
+def test_mailbox_changes_are_those_of_idle(client, user, action, pattern, count, qresync):
+    c, idle, d = client(user), client(user), client(user)
+    assert last(c, b"CREATE Other").startswith(b"T OK")
+    for _ in range(3):
+        append(c)
+    for session in (c, idle, d):
+        if qresync and session is not c:
+            assert last(session, b"ENABLE QRESYNC").startswith(b"T OK")
+            pattern = pattern.replace(rb"\d EXPUNGE", b"VANISHED").replace(rb"1 EXPUNGE", b"VANISHED")
+        assert last(session, b"SELECT INBOX").startswith(b"T OK")
+    assert last(c, b"STORE 1 +FLAGS.SILENT (\\Deleted)").startswith(b"T OK")
+    for session in (idle, d):
+        sane(session)
+    tag = idle.start(b"IDLE")
+    idle.next(rb"\+ idling")
+    w = Watch(d, b'"" /private').catch_up()
+    assert last(c, action).startswith(b"T OK")
+    if b"VANISHED" in pattern:
+        count = 1
+    assert reported(d, w.tag, pattern, count) == reported(idle, tag, pattern, count)
+    sane(d)
+
+
+@pytest.fixture(scope="module", params=[{}, {"client_limit": 200, "service_count": 0}], ids=["own", "shared"])
+def deleting(request, make_module_server):
+    server = make_module_server(**request.param)
+    server.shared = bool(request.param)
+    return server
+
+
+@pytest.mark.parametrize("before", [b"NOOP", b"ENABLE METADATA"])
+@pytest.mark.parametrize("command", [b"IDLE", b'XMETASYNC "" /private'])
+def test_the_selected_mailbox_is_deleted(deleting, user, command, before):
+    """The goodbye is IDLE's, and so is the line in the log: it names the user, with others in the same process, too (in
+    which stock Dovecot's IDLE names one of them)."""
+    other, c, d = deleting.login(user + "-other"), deleting.login(user), deleting.login(user)
+    Watch(other, b'"" /private').catch_up()
+    put(c, [(A, b'"1"')])
+    assert last(d, before).startswith(b"T OK")
+    assert last(c, b"CREATE Work").startswith(b"T OK")
+    assert last(d, b"SELECT Work").startswith(b"T OK")
+    d.start(command)
+    d.expect(rb"\+ idling")
+    assert last(c, b"DELETE Work").startswith(b"T OK")
+    assert [r.line for r in d.eof()] == [b"* BYE IMAP session state is inconsistent, please relogin."]
+    if command != b"IDLE" or not deleting.shared:
+        await_log(deleting, r"imap\(%s\)<\S+: Info: Disconnected: IMAP session state is inconsistent" % user)
 
 
 def test_mail_is_not_reported_without_a_selected_mailbox_or_with_once(client, user):
