@@ -497,6 +497,17 @@ def test_mailbox_changes_are_those_of_idle(client, user, action, pattern, count,
     sane(d)
 
 
+@pytest.mark.parametrize("command", [b"IDLE", b'XMETASYNC "" /private'])
+def test_mail_that_came_before_the_wait(client, user, command):
+    c, d = client(user), client(user)
+    assert last(d, b"SELECT INBOX").startswith(b"T OK")
+    append(c)
+    tag = d.start(command)
+    d.expect(rb"\* 1 EXISTS")
+    d.send(b"DONE\r\n")
+    assert d.until(tag)[-1].line.startswith(tag + b" OK")
+
+
 @pytest.fixture(scope="module", params=[{}, {"client_limit": 200, "service_count": 0}], ids=["own", "shared"])
 def deleting(request, make_module_server):
     server = make_module_server(**request.param)
