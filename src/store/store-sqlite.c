@@ -9,6 +9,7 @@
 #include <stdarg.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #define READ_COLUMNS \
 	"id, modseq, mailbox, name, size, removed_at IS NULL," \
@@ -179,6 +180,11 @@ enum store_status store_sql_error(struct store *store, const char *what,
 			"%s: %s: held by another process for more than %u ms "
 			"(metasync_busy_timeout)",
 			store->db_path, what, store->set.busy_timeout_msecs);
+	}
+	if (code == SQLITE_READONLY_DIRECTORY) {
+		return store_fail(error_r, status,
+				  "%s is not writable for uid %ld",
+				  store->dir, (long)geteuid());
 	}
 	/* The last system error may be an old one when the cause is not the
 	   system. */

@@ -61,6 +61,16 @@ def not_writable(server, d):
     os.chmod(os.path.dirname(d), 0o500)
 
 
+def not_writable_itself(server, d):
+    os.chmod(d, 0o500)
+
+
+def not_writable_and_empty(server, d):
+    shutil.rmtree(d)
+    os.mkdir(d, mode=0o500)
+    owned(server, d)
+
+
 def newer(server, d):
     db = sqlite3.connect(d + "/store.db")
     db.execute("PRAGMA user_version = 99")

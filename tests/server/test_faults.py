@@ -6,6 +6,7 @@ import re
 import shutil
 import sqlite3
 import subprocess
+import sys
 import tempfile
 
 import pytest
@@ -18,6 +19,20 @@ from stores import directory, owned, prepare
 A = b"/private/vendor/test/a"
 SET = b'XMETASET "" (%s "x")' % A
 SYNC = b'XMETASYNC (ONCE) "" ' + A
+
+
+# As the uid that it is given, takes all inotify instances, until its input ends
+HOG = """
+import ctypes, os, resource, sys
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+os.setresuid(*[int(sys.argv[1])] * 3)
+libc = ctypes.CDLL(None, use_errno=True)
+while libc.inotify_init() >= 0:
+    pass
+print("exhausted", flush=True)
+sys.stdin.read()
+"""
 
 
 def refused(server, user, code, says):
@@ -79,6 +94,14 @@ def test_directory_is_not_writable(server, user):
     prepare(server, user, stores.not_writable)
     c = refused(server, user, b"UNAVAILABLE", "{}: mkdir: Permission denied for uid %d" % server.mail_uid)
     os.chmod(server.home(user), 0o700)
+    put(c, [(A, b'"new"')])
+
+
+@pytest.mark.parametrize("make", [stores.not_writable_itself, stores.not_writable_and_empty])
+def test_directory_itself_is_not_writable(server, user, make):
+    prepare(server, user, make)
+    c = refused(server, user, b"UNAVAILABLE", "{}.*(is not writable|Permission denied) for uid %d" % server.mail_uid)
+    os.chmod(directory(server, user), 0o700)
     put(c, [(A, b'"new"')])
 
 
@@ -147,6 +170,28 @@ def test_disk_full(make_server):
     finally:
         subprocess.run(["umount", "-l", mount], check=True)
         os.rmdir(mount)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs a uid that has nothing else to do")
+def test_no_inotify(make_server):
+    """The user's uid has no inotify instance left: sessions look once a second, and one line tells so."""
+    with make_server(plugin={"imap_long_command_check_interval": "1h"}) as server:
+        hog = subprocess.Popen([sys.executable, "-c", HOG, str(server.mail_uid)], stdout=subprocess.PIPE,
+                               stdin=subprocess.PIPE)
+        try:
+            assert hog.stdout.readline() == b"exhausted\n"
+            c, d = server.login("u1"), server.login("u1")
+            w = Watch(d, b'"" /private').catch_up()
+            for value in (b"1", b"2"):
+                put(c, [(A, b'"%s"' % value)])
+                w.until("marker")
+                assert w.state == {(b"", A): value}
+            w.done()
+            Watch(d, b'"" /private').catch_up().done()
+            assert server.log().count("No inotify watch for %s/wake: checking it once a second" %
+                                      directory(server, "u1")) == 1
+        finally:
+            hog.communicate(timeout=30)
 
 
 def test_wake_file_removed(make_server):
