@@ -599,6 +599,26 @@ def test_mailbox_names_are_escaped(client, user):
     assert w.entries() == [b'* METADATA %s (%s "x")' % (name, A)]
 
 
+def outside_literals(line):
+    literal = re.search(rb"\{(\d+)\}\r\n", line)
+    return len(line) - int(literal[1]) if literal else len(line)
+
+
+def test_lines_are_not_longer_than_promised(client, user):
+    """8,000 octets outside literals: names that are as long as they can be, with all octets escaped; values of all sizes;
+    many entries."""
+    c = client(user)
+    box = b'"' + b"a&AOQ-" * 30 + b'\\"' * 40 + b'"'
+    assert last(c, b"CREATE " + box).startswith(b"T OK")
+    for size in (200, 201, 4000, 8000):
+        put(c, [(b'"/private/%d%s"' % (size, b'\\"' * 1010), b'"%s"' % (b'\\"' * size))], mailbox=box)
+    put(c, [(b"/private/vendor/test/%d" % i, b'"%s"' % (b"x" * 200)) for i in range(100)])
+    for options in (b"DEPTH infinity", b"DEPTH infinity NAMES"):
+        w = Watch(c, b"(SERVER PERSONAL) /private", options=options).catch_up().done()
+        assert len(w.state) == 104 and box in w.entries()[0]
+        assert 2000 < max(map(outside_literals, w.log)) <= 8000
+
+
 def test_a_megabyte_of_every_octet(client, user):
     c, d = client(user), client(user)
     w = Watch(d, b'"" /private').catch_up()
