@@ -95,7 +95,8 @@ def place(request, make_module_server):
     p.leave()
 
 
-@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("end", [pytest.param(end, marks=pytest.mark.valgrind) if end in ("done", "reset") else end
+                                 for end in ENDS])
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_one_session_ends(place, entry, end):
     if place.mode == "shared" and end in ENDS_OF_A_PROCESS:
