@@ -131,10 +131,10 @@ def test_one_state(client, user, other, mailbox):
 
     set_metadata(owner, mailbox, (A, b'"stock"'))
     assert get_metadata(guest, name) == {A: b"stock"}
+    w.until("marker")
     put(owner, [(A, b'"ours"'), (B, b'""')], mailbox)
     assert get_metadata(guest, name) == {A: b"ours", B: b""}
-    for _ in range(2):
-        w.until("marker")
+    w.until("marker")
     assert w.state == {(mailbox, A): b"ours", (mailbox, B): b""}
 
     set_metadata(guest, name, (A, b'"theirs"'), (B, b"NIL"))
