@@ -30,6 +30,8 @@ enum heal_action {
 	HEAL_NOTHING,
 	HEAL_DELETE,
 	HEAL_MOVE,
+	/* the mailbox has entries under both names */
+	HEAL_MERGE,
 	/* the target has entries of yet another mailbox */
 	HEAL_BLOCKED
 };
@@ -290,10 +292,9 @@ heal_decide(struct metasync_heal *heal, const struct metasync_known *known,
 	other = hash_table_lookup(heal->known_names, found->vname);
 	if (other == NULL || !other->have_guid)
 		return HEAL_MOVE;
-	/* If it was written under its new name before it could be mended, what
-	   was written there is newer. */
+	/* It can have been written under its new name before it was mended. */
 	return guid_128_equals(other->guid, known->guid) ?
-		HEAL_DELETE : HEAL_BLOCKED;
+		HEAL_MERGE : HEAL_BLOCKED;
 }
 
 static int
@@ -304,6 +305,21 @@ heal_move(struct metasync_heal *heal, const char *vname, const char *target)
 
 	if (store_rename_mailbox(heal->store, vname, target, '\0', &pos,
 				 &error) != STORE_OK) {
+		metasync_user_log(heal->muser->user, &error);
+		return -1;
+	}
+	heal->moved++;
+	return 0;
+}
+
+static int
+heal_merge(struct metasync_heal *heal, const char *vname, const char *target)
+{
+	struct store_error error;
+	struct store_pos pos;
+
+	if (store_merge_mailbox(heal->store, vname, target, &pos,
+				&error) != STORE_OK) {
 		metasync_user_log(heal->muser->user, &error);
 		return -1;
 	}
@@ -342,6 +358,9 @@ static int heal_step(struct metasync_heal *heal)
 			return heal_delete(heal, known->vname) < 0 ? -1 : 1;
 		case HEAL_MOVE:
 			return heal_move(heal, known->vname, target) < 0 ?
+				-1 : 1;
+		case HEAL_MERGE:
+			return heal_merge(heal, known->vname, target) < 0 ?
 				-1 : 1;
 		case HEAL_BLOCKED:
 			blocked = target;
@@ -384,6 +403,8 @@ bool metasync_mailboxes_heal(struct metasync_user *muser)
 		       heal.moved, heal.deleted);
 		store_idle(heal.store);
 	}
+	/* another name may have been right before, and be so again */
+	hash_table_clear(muser->checked_mailboxes, FALSE);
 	hash_table_destroy(&heal.known_names);
 	array_free(&heal.known);
 	pool_unref(&heal.known_pool);

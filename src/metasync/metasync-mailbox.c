@@ -275,8 +275,6 @@ metasync_mailbox_check(struct metasync_user *muser, const char *vname,
 	}
 	if (search.differs) {
 		muser->mailboxes_healed = metasync_mailboxes_heal(muser);
-		/* another name may have been right before, and be so again */
-		hash_table_clear(muser->checked_mailboxes, FALSE);
 		checked = NULL;
 	}
 	if (guid == NULL)

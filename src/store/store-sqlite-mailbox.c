@@ -105,6 +105,77 @@ move_mailbox(struct store *store, const char *from, const char *to,
 	return status;
 }
 
+/* The removals are those of a move where both have the same modseq: what was moved
+   is there. */
+static enum store_status
+merge_mailbox(struct store *store, const char *from, const char *to,
+	      struct store_error *error_r)
+{
+	int64_t modseq = store->meta.modseq + 1, now = time(NULL);
+	enum store_status status;
+
+	status = store_run(store, error_r, "merge", STORE_STMT_MERGE_REPLACE,
+			   "tt", to, from);
+	if (status == STORE_OK)
+		status = store_run(store, error_r, "merge", STORE_STMT_MERGE,
+				   "itt", modseq, to, from);
+	if (status == STORE_OK)
+		status = store_run(store, error_r, "merge",
+				   STORE_STMT_MERGE_TOMBSTONES, "itit", modseq,
+				   from, now, to);
+	if (status == STORE_OK)
+		status = store_run(store, error_r, "merge",
+				   STORE_STMT_MAILBOX_REMOVE, "iit", modseq,
+				   now, from);
+	if (status == STORE_OK)
+		status = store_run(store, error_r, "merge",
+				   STORE_STMT_MERGE_COUNT, "tt", to, from);
+	if (status == STORE_OK)
+		status = store_run(store, error_r, "merge",
+				   STORE_STMT_MAILBOX_REMOVE_ROW, "t", from);
+	if (status == STORE_OK)
+		status = store_run(store, error_r, "merge",
+				   STORE_STMT_MAILBOX_CLEAN, "t", to);
+	return status;
+}
+
+enum store_status store_merge_mailbox(struct store *store,
+				      const char *old_name,
+				      const char *new_name,
+				      struct store_pos *pos_r,
+				      struct store_error *error_r)
+{
+	struct store_meta before;
+	enum store_status status;
+	bool changed;
+
+	store_start(store, error_r);
+	if (old_name[0] == '\0' || new_name[0] == '\0') {
+		return store_fail(error_r, STORE_INVALID,
+				  "the server is not a mailbox");
+	}
+	status = store_begin(store, true, error_r);
+	if (status != STORE_OK)
+		return status;
+	before = store->meta;
+
+	status = meta_add_mailbox(store, old_name, -1, error_r);
+	changed = store->meta.entries != before.entries &&
+		strcmp(old_name, new_name) != 0;
+	if (status == STORE_OK && changed) {
+		status = meta_add_mailbox(store, new_name, -1, error_r);
+		if (status == STORE_OK)
+			status = merge_mailbox(store, old_name, new_name,
+					       error_r);
+		if (status == STORE_OK)
+			status = meta_add_mailbox(store, new_name, 1, error_r);
+	}
+	if (status == STORE_OK)
+		status = meta_add_mailbox(store, old_name, 1, error_r);
+	return store_set_finish(store, status, changed, &before, pos_r,
+				error_r);
+}
+
 struct names {
 	char **names;
 	size_t count;

@@ -95,6 +95,26 @@ static const char *const stmt_sql[STORE_STMT_COUNT] = {
 		" WHERE mailbox = ?4 AND removed_at IS NULL",
 	[STORE_STMT_MOVE_MAILBOX] =
 		"UPDATE OR REPLACE mailbox SET name = ?1 WHERE name = ?2",
+	[STORE_STMT_MERGE_REPLACE] =
+		"DELETE FROM entry WHERE mailbox = ?1"
+		" AND EXISTS(SELECT 1 FROM entry AS e WHERE e.mailbox = ?2"
+		" AND e.name = entry.name AND e.removed_at IS NULL"
+		" AND e.modseq >= entry.modseq)",
+	[STORE_STMT_MERGE] =
+		"UPDATE entry SET modseq = ?1, mailbox = ?2"
+		" WHERE mailbox = ?3 AND removed_at IS NULL"
+		" AND NOT EXISTS(SELECT 1 FROM entry AS e WHERE e.mailbox = ?2"
+		" AND e.name = entry.name)",
+	[STORE_STMT_MERGE_TOMBSTONES] =
+		"INSERT INTO entry(modseq, mailbox, name, size, removed_at)"
+		" SELECT ?1, ?2, name, 0, ?3 FROM entry"
+		" WHERE mailbox = ?4 AND modseq = ?1",
+	[STORE_STMT_MERGE_COUNT] =
+		"INSERT INTO mailbox(name, entries, guid)"
+		" SELECT ?1, (SELECT count(*) FROM entry"
+		" WHERE mailbox = ?1 AND removed_at IS NULL), guid"
+		" FROM mailbox WHERE name = ?2"
+		" ON CONFLICT(name) DO UPDATE SET entries = excluded.entries",
 	[STORE_STMT_PURGE_OLD] =
 		"SELECT id, modseq FROM entry WHERE removed_at IS NOT NULL"
 		" AND removed_at < ?1 ORDER BY modseq LIMIT ?2",

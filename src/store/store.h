@@ -221,6 +221,15 @@ enum store_status store_rename_mailbox(struct store *store,
 				       const char *new_name, char separator,
 				       struct store_pos *pos_r,
 				       struct store_error *error_r);
+/* Both names are the same mailbox, which some have seen under its old name and
+   some under the new one: one change set that moves its entries to new_name
+   alone. Of an entry that was set or removed under both, the later change
+   stays. Nothing changes if no entry exists under old_name. */
+enum store_status store_merge_mailbox(struct store *store,
+				      const char *old_name,
+				      const char *new_name,
+				      struct store_pos *pos_r,
+				      struct store_error *error_r);
 /* Removes all entries of a mailbox (not of its children) in one change set. */
 enum store_status store_delete_mailbox(struct store *store, const char *name,
 				       struct store_pos *pos_r,

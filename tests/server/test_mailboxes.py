@@ -279,6 +279,40 @@ def test_renamed_by_others_there_and_back(make_server, user):
             c = server.login(user)
 
 
+def test_entries_under_two_names_of_a_mailbox(make_server, user):
+    """One session has seen the mailbox under its old name, another one under the new; then it is there and back. Both
+    write: the next session finds what both have written."""
+    with make_server() as server:
+        c, d = server.login(user), server.login(user)
+        create(c, b"Work")
+        put(c, [(A, b'"0"')], mailbox=b"Work")
+        rename(server, user, "Work", "Job")
+        put(d, [(A, b'"1"'), (b"/private/b", b'"1"')], mailbox=b"Job")
+        rename(server, user, "Job", "Work")
+        put(c, [(b"/private/b", b'"2"'), (b"/private/c", b'"3"')], mailbox=b"Work")
+        c.logout()
+        d.logout()
+        c = server.login(user)
+        w = Watch(c, b"(PERSONAL) /private").catch_up().done()
+        assert w.state == {(b"Work", A): b"1", (b"Work", b"/private/b"): b"2", (b"Work", b"/private/c"): b"3"}
+
+
+def test_a_mailbox_is_moved_by_upkeep(make_server, user):
+    """A session whose upkeep has noticed a rename does not rely on what it had looked at before."""
+    with make_server() as server:
+        c = server.login(user)
+        create(c, b"Work")
+        put(c, [(A, b'"1"')], mailbox=b"Work")
+        rename(server, user, "Work", "Job")
+        # the note for dsync, a tenth of a second after the write, finds no Work
+        await_log(server, r"imap\(%s\).*moved the entries of 1" % user)
+        put(c, [(b"/private/b", b'"2"')], mailbox=b"Job")
+        rename(server, user, "Job", "Work")
+        put(c, [(b"/private/c", b'"3"')], mailbox=b"Work")
+        w = Watch(c, b"(PERSONAL) /private").catch_up().done()
+        assert w.state == {(b"Work", A): b"1", (b"Work", b"/private/b"): b"2", (b"Work", b"/private/c"): b"3"}
+
+
 def test_deleted_and_created_by_others(server, user):
     away(server, user, b"Work", b"Stays")
     others(server, "delete", user, "Work")

@@ -143,6 +143,74 @@ static void test_rename_replaces(void **state)
 	assert_int_equal(get_state(f).tombstones, 4);
 }
 
+static void must_merge(struct fixture *f, const char *from, const char *to)
+{
+	if (store_merge_mailbox(f->store, from, to, &f->pos,
+				&f->error) != STORE_OK)
+		fail_msg("merge: %s", f->error.message);
+	must_check(f);
+}
+
+/* One mailbox under two names: of each entry the later change stays. */
+static void test_merge(void **state)
+{
+	struct fixture *f = *state;
+	struct store_pos before;
+
+	must_put(f, "old", "/private/a", "moves");
+	must_put(f, "old", "/private/b", "earlier");
+	must_put(f, "new", "/private/b", "later");
+	must_put(f, "new", "/private/c", "earlier");
+	must_put(f, "old", "/private/c", "later");
+	must_put(f, "new", "/private/d", "stays");
+	must_put(f, "old", "/private/e", "earlier");
+	must_put(f, "new", "/private/e", "removed");
+	must_put(f, "new", "/private/e", NULL);
+	must_put(f, "new", "/private/f", "removed");
+	must_put(f, "new", "/private/f", NULL);
+	must_put(f, "old", "/private/f", "later");
+	must_put(f, "old", "/private/g", "removed");
+	must_put(f, "old", "/private/g", NULL);
+	before = f->pos;
+	must_merge(f, "old", "new");
+	assert_int_equal(f->pos.modseq, before.modseq + 1);
+	assert_string_equal(since(f, before),
+			    "16 new /private/a=moves\n"
+			    "16 old /private/b -\n"
+			    "16 new /private/c=later\n"
+			    "16 old /private/e -\n"
+			    "16 new /private/f=later\n"
+			    "16 old /private/a -\n"
+			    "16 old /private/c -\n"
+			    "16 old /private/f -\n");
+	assert_string_equal(get(f, "new", "/private/b", NULL), "later");
+	assert_string_equal(get(f, "new", "/private/d", NULL), "stays");
+	assert_int_equal(get_state(f).entries, 5);
+	/* nothing is left there, nothing happens */
+	must_merge(f, "old", "new");
+	must_merge(f, "new", "new");
+	must_merge(f, "none", "new");
+	assert_int_equal(f->pos.modseq, before.modseq + 1);
+	assert_int_equal(store_merge_mailbox(f->store, "", "new", &f->pos,
+					     &f->error), STORE_INVALID);
+	assert_int_equal(store_merge_mailbox(f->store, "new", "", &f->pos,
+					     &f->error), STORE_INVALID);
+}
+
+/* What was moved wins over the removals that the move has left. */
+static void test_merge_after_move(void **state)
+{
+	struct fixture *f = *state;
+
+	must_put(f, "a", "/private/x", "1");
+	must_rename(f, "a", "b");
+	must_put(f, "a", "/private/y", "2");
+	must_merge(f, "b", "a");
+	assert_string_equal(get(f, "a", "/private/x", NULL), "1");
+	assert_string_equal(get(f, "a", "/private/y", NULL), "2");
+	assert_int_equal(get_state(f).entries, 2);
+}
+
 /* A target that is a source too. */
 static void test_rename_into_itself(void **state)
 {
@@ -305,6 +373,8 @@ int main(void)
 		T(test_rename_wildcards),
 		T(test_rename_replaces),
 		T(test_rename_into_itself),
+		T(test_merge),
+		T(test_merge_after_move),
 		T(test_rename_keeps_large_values),
 		T(test_rename_limits),
 		T(test_delete),

@@ -242,6 +242,33 @@ static void step_rename(struct fixture *f, struct model *m)
 	assert_int_equal(pos.modseq, m->modseq);
 }
 
+/* The same two as one mailbox with two names. */
+static void step_merge(struct fixture *f, struct model *m)
+{
+	size_t from = rnd(2) == 0 ? 1 : 4, to = 5 - from, i;
+	bool changed = false;
+	struct store_pos pos;
+
+	for (i = 0; i < NAMES; i++) {
+		struct cell *source = &m->cells[from][i];
+		struct cell *target = &m->cells[to][i];
+
+		if (!source->live)
+			continue;
+		changed = true;
+		if (!target->row || source->modseq >= target->modseq) {
+			*target = *source;
+			target->modseq = m->modseq + 1;
+		}
+		source->live = false;
+		source->modseq = m->modseq + 1;
+	}
+	m->modseq += changed;
+	assert_int_equal(store_merge_mailbox(f->store, boxes[from], boxes[to],
+					     &pos, &f->error), STORE_OK);
+	assert_int_equal(pos.modseq, m->modseq);
+}
+
 static void step_purge(struct fixture *f, struct model *m)
 {
 	uint64_t purged, expected = 0;
@@ -396,6 +423,7 @@ static void test_model(void **state)
 		case 4: if (rnd(10) == 0) reopen(f); break;
 		case 5: step_resume(f, &m, r); break;
 		case 6: store_idle(f->store); break;
+		case 7: step_merge(f, &m); break;
 		default:
 			if (rnd(3) == 0)
 				step_apply(f, &m);
