@@ -383,9 +383,7 @@ class Server:
         self.process = None
 
     def destroy(self):
-        for client in self.clients:
-            client.close()
-        self.clients = []
+        self.close_clients()
         self.stop()
         shutil.rmtree(self.root, ignore_errors=True)
         self.destroyed = True
@@ -394,8 +392,15 @@ class Server:
     def __enter__(self):
         return self
 
+    def close_clients(self):
+        """Dovecot waits ten seconds for sessions when it stops."""
+        for client in self.clients:
+            client.close()
+        self.clients = []
+
     def __exit__(self, kind, *_):
         try:
+            self.close_clients()
             self.stop()
             if kind is None:
                 self.assert_clean()

@@ -14,9 +14,7 @@ numbers = itertools.count(1)
 def end(server):
     """Stops it; a crash, a leak or a process that does not end fails the tests that used it."""
     try:
-        for client in server.clients:
-            client.close()
-        server.clients = []
+        server.close_clients()
         server.stop()
         server.assert_clean()
     finally:
