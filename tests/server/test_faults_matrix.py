@@ -224,8 +224,7 @@ class Place:
 
     def leave(self):
         self.bystander.end()
-        for client in self.server.clients:
-            client.close()
+        self.server.close_clients()
         self.server.stop()
         if self.mount:
             subprocess.run(["umount", "-l", self.mount], check=True)

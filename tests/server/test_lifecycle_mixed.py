@@ -39,8 +39,7 @@ class Deflate:
 def compressing(make_module_server):
     server = make_module_server(plugin=settings(long_command_test_literal="2000000"), plugins="imap_zlib")
     yield server
-    for client in server.clients:
-        client.close()
+    server.close_clients()
     server.stop()
     check_balance(server.log())
 
@@ -141,8 +140,7 @@ def fetching(make_module_server):
     d.logout()
     make_wake(server, "fetch")
     yield server
-    for client in server.clients:
-        client.close()
+    server.close_clients()
     server.stop()
     check_balance(server.log())
 
