@@ -10,6 +10,7 @@ import subprocess
 import pytest
 
 from harness.server import BUILD, TREE
+from metasync import TOOK, last, put
 
 MAN = os.path.join(TREE, "docs", "man")
 UNITS = {"": 1, "k": 1024, "M": 1024 ** 2, "ms": 1, "s": 1000, "mins": 60000, "days": 24 * 3600 * 1000}
@@ -168,3 +169,71 @@ def test_installed(tmp_path):
     for name in os.listdir(os.path.join(TREE, "docs", "examples")):
         assert "%s/%s" % (examples, name) in files
         assert name in operating
+
+
+# -- transcripts -----------------------------------------------------------------------------------
+
+LINE = re.compile(r"    (?:(\d) )?([CS]): (.*)")
+# what others do where the text says so; else the transcripts are complete
+MEANWHILE = {
+    "another device sets the theme": [b'XMETASET "" (/private/vendor/example/theme "light")'],
+    "away for a while": [b'XMETASET "" (/private/vendor/example/font "serif")'],
+    "another session sets two entries": [b'XMETASET "" (/private/vendor/example/theme "blue") '
+                                         b'"Work" (/private/comment "x")'],
+}
+
+
+class Play:
+    """Says what the client says, and compares each answer. Epochs differ; positions count from the first one."""
+
+    def __init__(self, server, user):
+        self.server, self.user = server, user
+        self.clients = {"other": server.login(user)}
+        self.epoch, self.distance = None, 0
+
+    def client(self, number):
+        if number not in self.clients:
+            self.clients[number] = self.server.login(self.user)
+        return self.clients[number]
+
+    def real(self, text):
+        return re.sub(rb"\((\d+) (\d+)", lambda m: b"(%d %d" % (self.epoch, int(m[2]) + self.distance), text)
+
+    def line(self, number, who, text):
+        if who == "C":
+            self.client(number).send((text if self.epoch is None else self.real(text)) + b"\r\n")
+            return
+        answer = TOOK.sub(b".", self.client(number).read_response().line)
+        told, meant = (re.search(rb"\[XMETA\w+ (?:MODIFIED )?\((\d+) (\d+)", line) for line in (answer, text))
+        if told and self.epoch is None:
+            self.epoch, self.distance = int(told[1]), int(told[2]) - int(meant[2])
+        assert answer == (self.real(text) if meant else text)
+
+    def meanwhile(self, text):
+        for part, commands in MEANWHILE.items():
+            if part in text:
+                for command in commands:
+                    assert last(self.clients["other"], command).startswith(b"T OK ")
+                return
+        raise AssertionError("unknown: " + text)
+
+
+@pytest.mark.parametrize("path, begin, end, lines", [
+    ("README.md", "## What it looks like", "(Dovecot adds", 19),
+    ("docs/protocol.md", "## A session", "## Positions and bookmarks", 22),
+    ("docs/protocol.md", "A session that did `ENABLE METADATA`", "- In IDLE the names come", 7),
+])
+def test_transcripts(server, user, path, begin, end, lines):
+    text = read(path).partition(begin)[2].partition(end)[0].splitlines()
+    play = Play(server, user)
+    assert last(play.clients["other"], b"CREATE Work").startswith(b"T OK")
+    put(play.clients["other"], [(b"/private/vendor/example/theme", b'"dark"')])
+    count = 0
+    for row in text:
+        m = LINE.fullmatch(row)
+        if m:
+            play.line(m[1], m[2], m[3].encode())
+            count += 1
+        elif "…" in row:
+            play.meanwhile(row)
+    assert count == lines
