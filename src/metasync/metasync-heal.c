@@ -12,6 +12,9 @@
 #include "array.h"
 #include "mailbox-list-iter.h"
 
+/* How often a mailbox must not be found */
+#define HEAL_SCANS 3
+
 /* A mailbox of which the store has entries */
 struct metasync_known {
 	const char *vname;
@@ -54,6 +57,14 @@ struct metasync_heal {
 	pool_t known_pool;
 	ARRAY(struct metasync_known) known;
 	HASH_TABLE(const char *, const struct metasync_known *) known_names;
+
+	/* Names whose mailbox was in no scan so far, and the first scan that
+	   said so. A mailbox that is being renamed can be missed by one, so its
+	   entries are removed only if so many in a row say the same. */
+	HASH_TABLE(char *, void *) suspects;
+	pool_t suspects_pool;
+	unsigned int scan;
+	bool look_again;
 
 	unsigned int moved, deleted;
 };
@@ -327,12 +338,41 @@ heal_merge(struct metasync_heal *heal, const char *vname, const char *target)
 	return 0;
 }
 
-static int heal_delete(struct metasync_heal *heal, const char *vname)
+static bool heal_is_confirmed(struct metasync_heal *heal, const char *vname)
+{
+	void *value = hash_table_lookup(heal->suspects, vname);
+
+	if (value != NULL && heal->scan - POINTER_CAST_TO(value, unsigned int) >=
+			     HEAL_SCANS - 1)
+		return TRUE;
+	if (value == NULL) {
+		hash_table_insert(heal->suspects,
+				  p_strdup(heal->suspects_pool, vname),
+				  POINTER_CAST(heal->scan));
+	}
+	heal->look_again = TRUE;
+	return FALSE;
+}
+
+static void heal_scan_again(struct metasync_heal *heal)
+{
+	struct mail_user *user = heal->muser->user;
+
+	existing_deinit(&heal->existing);
+	existing_init(&heal->existing, user);
+	heal->scan++;
+	heal->look_again = FALSE;
+}
+
+static int
+heal_delete(struct metasync_heal *heal, const struct metasync_known *known)
 {
 	struct store_error error;
 	struct store_pos pos;
 
-	if (store_delete_mailbox(heal->store, vname, &pos, &error) != STORE_OK) {
+	if (store_delete_mailbox(heal->store, known->vname,
+				 known->have_guid ? known->guid : NULL,
+				 &pos, &error) != STORE_OK) {
 		metasync_user_log(heal->muser->user, &error);
 		return -1;
 	}
@@ -355,7 +395,9 @@ static int heal_step(struct metasync_heal *heal)
 		case HEAL_NOTHING:
 			break;
 		case HEAL_DELETE:
-			return heal_delete(heal, known->vname) < 0 ? -1 : 1;
+			if (!heal_is_confirmed(heal, known->vname))
+				break;
+			return heal_delete(heal, known) < 0 ? -1 : 1;
 		case HEAL_MOVE:
 			return heal_move(heal, known->vname, target) < 0 ?
 				-1 : 1;
@@ -366,6 +408,10 @@ static int heal_step(struct metasync_heal *heal)
 			blocked = target;
 			break;
 		}
+	}
+	if (heal->look_again) {
+		heal_scan_again(heal);
+		return 1;
 	}
 	if (blocked == NULL)
 		return 0;
@@ -386,15 +432,19 @@ bool metasync_mailboxes_heal(struct metasync_user *muser)
 	heal.muser = muser;
 	heal.store = muser->store;
 	existing_init(&heal.existing, muser->user);
+	heal.scan = 1;
+	heal.suspects_pool = pool_alloconly_create("metasync suspects", 256);
+	hash_table_create(&heal.suspects, default_pool, 0, str_hash, strcmp);
 	heal.known_pool = pool_alloconly_create("metasync known", 1024);
 	i_array_init(&heal.known, 16);
 	hash_table_create(&heal.known_names, default_pool, 0, str_hash, strcmp);
 
-	/* a mailbox is moved twice at most; others may add some meanwhile */
+	/* a mailbox is moved twice at most, then looked for; others may add some
+	   meanwhile */
 	do T_BEGIN {
 		ret = heal_step(&heal);
 	} T_END;
-	while (ret > 0 && steps++ < 100 + 2 * array_count(&heal.known));
+	while (ret > 0 && steps++ < 100 + (2 + HEAL_SCANS) * array_count(&heal.known));
 
 	if (heal.moved > 0 || heal.deleted > 0) {
 		e_info(muser->event, "Mailboxes were renamed or deleted "
@@ -405,6 +455,8 @@ bool metasync_mailboxes_heal(struct metasync_user *muser)
 	}
 	/* another name may have been right before, and be so again */
 	hash_table_clear(muser->checked_mailboxes, FALSE);
+	hash_table_destroy(&heal.suspects);
+	pool_unref(&heal.suspects_pool);
 	hash_table_destroy(&heal.known_names);
 	array_free(&heal.known);
 	pool_unref(&heal.known_pool);

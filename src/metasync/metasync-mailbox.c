@@ -184,7 +184,7 @@ static void metasync_mailbox_deleted(const struct metasync_place *place)
 
 	if (metasync_user_existing_store(place->muser, &store, &error) < 0 ||
 	    (store != NULL &&
-	     store_delete_mailbox(store, place->mailbox, &pos,
+	     store_delete_mailbox(store, place->mailbox, NULL, &pos,
 				  &error) != STORE_OK))
 		metasync_mailbox_failed(place->muser, &error);
 	else if (store != NULL)

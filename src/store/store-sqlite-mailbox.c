@@ -32,13 +32,33 @@ meta_add_mailbox(struct store *store, const char *name, int sign,
 	return status;
 }
 
+static enum store_status
+mailbox_is(struct store *store, const char *name, const uint8_t *guid,
+	   bool *is_r, struct store_error *error_r)
+{
+	enum store_status status = STORE_OK;
+	sqlite3_stmt *stmt;
+	int ret;
+
+	stmt = store_query(store, STORE_STMT_MAILBOX_IS, "tb", name, guid,
+			   (size_t)16);
+	ret = stmt == NULL ? SQLITE_ERROR : sqlite3_step(stmt);
+	*is_r = ret == SQLITE_ROW;
+	if (ret != SQLITE_ROW && ret != SQLITE_DONE)
+		status = store_sql_error(store, "look up", error_r);
+	if (stmt != NULL)
+		(void)sqlite3_reset(stmt);
+	return status;
+}
+
 enum store_status store_delete_mailbox(struct store *store, const char *name,
+				       const uint8_t *guid,
 				       struct store_pos *pos_r,
 				       struct store_error *error_r)
 {
 	struct store_meta before;
 	enum store_status status;
-	bool changed;
+	bool changed = false, is = true;
 
 	store_start(store, error_r);
 	if (name[0] == '\0') {
@@ -50,6 +70,12 @@ enum store_status store_delete_mailbox(struct store *store, const char *name,
 		return status;
 	before = store->meta;
 
+	if (guid != NULL)
+		status = mailbox_is(store, name, guid, &is, error_r);
+	if (status != STORE_OK || !is) {
+		return store_set_finish(store, status, false, &before, pos_r,
+					error_r);
+	}
 	status = meta_add_mailbox(store, name, -1, error_r);
 	changed = store->meta.entries != before.entries;
 	if (status == STORE_OK && changed) {

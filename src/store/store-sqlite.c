@@ -59,6 +59,8 @@ static const char *const stmt_sql[STORE_STMT_COUNT] = {
 	[STORE_STMT_MAILBOX_GUID] =
 		"UPDATE mailbox SET guid = ?2"
 		" WHERE name = ?1 AND guid IS NOT ?2",
+	[STORE_STMT_MAILBOX_IS] =
+		"SELECT 1 FROM mailbox WHERE name = ?1 AND guid = ?2",
 	[STORE_STMT_MAILBOX_CLEAN] =
 		"DELETE FROM mailbox WHERE name = ?1 AND entries = 0",
 	[STORE_STMT_MAILBOX_LIST] =

@@ -230,8 +230,10 @@ enum store_status store_merge_mailbox(struct store *store,
 				      const char *new_name,
 				      struct store_pos *pos_r,
 				      struct store_error *error_r);
-/* Removes all entries of a mailbox (not of its children) in one change set. */
+/* Removes all entries of a mailbox (not of its children) in one change set. guid:
+   only if this is the identity last seen with them; NULL: in any case. */
 enum store_status store_delete_mailbox(struct store *store, const char *name,
+				       const uint8_t *guid,
 				       struct store_pos *pos_r,
 				       struct store_error *error_r);
 

@@ -1,8 +1,10 @@
 """Mailboxes that are renamed, deleted, created again: by a client, by doveadm with the plugin, and by a doveadm that
 has not got it (noticed at the next access). The entries follow the mailbox, not the name."""
 
+import itertools
 import os
 import sqlite3
+import threading
 import time
 
 import pytest
@@ -574,6 +576,38 @@ def test_a_mailbox_goes_while_an_entry_is_set(server, user, command, change):
     while w.state != expected:
         w.until("marker")
     w.done()
+
+
+def test_renamed_by_others_all_the_time(make_server, user):
+    """A mailbox that is just being renamed can be missed when mailboxes are listed. Its entries stay."""
+    with make_server(mail_location="maildir:~/mail:LAYOUT=fs") as server:
+        boxes = {"Start%d" % i: "Start%d" % i for i in range(12)}
+        away(server, user, *(name.encode() for name in boxes))
+        server.await_no_session(user)
+        stop = threading.Event()
+
+        def rename_all():
+            for i in itertools.count():
+                if stop.wait(0.004):
+                    return
+                box = "Start%d" % (i % len(boxes))
+                os.rename("%s/mail/%s" % (server.home(user), boxes[box]), "%s/mail/Name%d" % (server.home(user), i))
+                boxes[box] = "Name%d" % i
+
+        thread = threading.Thread(target=rename_all)
+        thread.start()
+        try:
+            end = time.monotonic() + 4
+            while time.monotonic() < end:
+                c = server.login(user)
+                # healed here
+                assert last(c, b'XMETASYNC (ONCE) "" /private').startswith(b"T OK")
+                c.logout()
+        finally:
+            stop.set()
+            thread.join()
+        server.await_no_session(user)
+        assert healed(server, user) == {name.encode(): box.encode() for box, name in boxes.items()}
 
 
 # -- a store that fails ----------------------------------------------------------------------------

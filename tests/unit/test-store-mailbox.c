@@ -16,7 +16,7 @@ static void must_rename(struct fixture *f, const char *from, const char *to)
 
 static void must_delete(struct fixture *f, const char *name)
 {
-	if (store_delete_mailbox(f->store, name, &f->pos,
+	if (store_delete_mailbox(f->store, name, NULL, &f->pos,
 				 &f->error) != STORE_OK)
 		fail_msg("delete: %s", f->error.message);
 	must_check(f);
@@ -278,11 +278,37 @@ static void test_delete(void **state)
 	must_delete(f, "a");
 	must_delete(f, "none");
 	assert_int_equal(f->pos.modseq, 6);
-	assert_int_equal(store_delete_mailbox(f->store, "", &f->pos,
+	assert_int_equal(store_delete_mailbox(f->store, "", NULL, &f->pos,
 					      &f->error), STORE_INVALID);
 	/* a mailbox that is created again inherits nothing */
 	must_put(f, "a", "/private/x", "5");
 	assert_string_equal(get(f, "a", "/private/y", NULL), "-");
+	must_check(f);
+}
+
+/* Who has seen one mailbox go does not remove the entries of another one that has
+   got its name meanwhile. */
+static void test_delete_by_guid(void **state)
+{
+	static const uint8_t one[16] = "one", two[16] = "two";
+	static const struct store_condition always = {
+		STORE_UNCONDITIONAL, { 0, 0 }
+	};
+	const struct store_change change = {
+		"a", "/private/x", "1", 1, one
+	};
+	struct fixture *f = *state;
+
+	assert_int_equal(store_apply(f->store, &change, 1, &always, &f->pos,
+				     NULL, &f->error), STORE_OK);
+	assert_int_equal(store_delete_mailbox(f->store, "a", two, &f->pos,
+					      &f->error), STORE_OK);
+	assert_int_equal(f->pos.modseq, 2);
+	assert_string_equal(get(f, "a", "/private/x", NULL), "1");
+	assert_int_equal(store_delete_mailbox(f->store, "a", one, &f->pos,
+					      &f->error), STORE_OK);
+	assert_int_equal(f->pos.modseq, 3);
+	assert_string_equal(get(f, "a", "/private/x", NULL), "-");
 	must_check(f);
 }
 
@@ -377,6 +403,7 @@ int main(void)
 		T(test_merge_after_move),
 		T(test_rename_keeps_large_values),
 		T(test_rename_limits),
+		T(test_delete_by_guid),
 		T(test_delete),
 		T(test_list),
 		T(test_list_stops),

@@ -204,7 +204,7 @@ static void step_delete(struct fixture *f, struct model *m)
 
 	model_remove(m, box, &changed);
 	m->modseq += changed;
-	assert_int_equal(store_delete_mailbox(f->store, boxes[box], &pos,
+	assert_int_equal(store_delete_mailbox(f->store, boxes[box], NULL, &pos,
 					      &f->error), STORE_OK);
 	assert_int_equal(pos.modseq, m->modseq);
 }

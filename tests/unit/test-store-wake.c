@@ -83,7 +83,7 @@ static void test_wake(void **state)
 	assert_int_equal(store_rename_mailbox(f->store, "x", "y", '/',
 					      &f->pos, &f->error), STORE_OK);
 	assert_int_equal(wake_events(fd), IN_MODIFY);
-	assert_int_equal(store_delete_mailbox(f->store, "y", &f->pos,
+	assert_int_equal(store_delete_mailbox(f->store, "y", NULL, &f->pos,
 					      &f->error), STORE_OK);
 	assert_int_equal(wake_events(fd), IN_MODIFY);
 	(void)close(fd);
@@ -381,7 +381,7 @@ static void test_read_not_in_wake(void **state)
 					      &f->pos, &f->error), STORE_OK);
 	assert_string_equal(read_text(f, &cursor, &filter_all),
 			    "8 y /private/a=1\n8 x /private/a -\n");
-	assert_int_equal(store_delete_mailbox(f->store, "y", &f->pos,
+	assert_int_equal(store_delete_mailbox(f->store, "y", NULL, &f->pos,
 					      &f->error), STORE_OK);
 	assert_string_equal(read_text(f, &cursor, &filter_all),
 			    "9 y /private/a -\n");
