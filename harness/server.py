@@ -160,6 +160,13 @@ def die_with_parent():
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
+def remove_after_all(function, path, _):
+    """What shutil.rmtree() could not remove: a test may have made the directory read-only."""
+    with contextlib.suppress(OSError):
+        os.chmod(os.path.dirname(path), 0o700)
+        function(path)
+
+
 class Server:
     """plugins: True (ours), False (none), or the names of imap plugins beside ours. plugin: settings in
     plugin { }. extra: text at the end of the configuration. keep: a directory for the users' homes.
@@ -385,7 +392,7 @@ class Server:
     def destroy(self):
         self.close_clients()
         self.stop()
-        shutil.rmtree(self.root, ignore_errors=True)
+        shutil.rmtree(self.root, onerror=remove_after_all)
         self.destroyed = True
         atexit.unregister(self.destroy)
 
