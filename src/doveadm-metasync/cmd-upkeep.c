@@ -142,7 +142,7 @@ DOVEADM_CMD_PARAMS_END
 
 struct metasync_purge_cmd {
 	struct metasync_cmd cmd;
-	bool all;
+	bool all, mailboxes;
 };
 
 static int
@@ -153,7 +153,12 @@ cmd_purge_run(struct doveadm_mail_cmd_context *ctx, struct mail_user *user)
 	struct store *store;
 	uint64_t purged = 0, age;
 	int64_t now = time(NULL);
+	unsigned int removed = 0;
 
+	/* before the store is used, which would only warn of them */
+	if (cmd->mailboxes && metasync_user_is_enabled(user) &&
+	    metasync_mailboxes_purge(user, &removed, &error) < 0)
+		return metasync_cmd_failed(&cmd->cmd, user, &error);
 	if (metasync_cmd_store_if_any(&cmd->cmd, user, &store) < 0)
 		return -1;
 	if (store != NULL) {
@@ -167,24 +172,36 @@ cmd_purge_run(struct doveadm_mail_cmd_context *ctx, struct mail_user *user)
 		store_idle(store);
 	}
 	doveadm_print_num(purged);
+	if (cmd->mailboxes)
+		doveadm_print_num(removed);
 	return 0;
 }
 
 static void
-cmd_purge_init(struct doveadm_mail_cmd_context *ctx ATTR_UNUSED,
+cmd_purge_init(struct doveadm_mail_cmd_context *ctx,
 	       const char *const args[] ATTR_UNUSED)
 {
+	struct metasync_purge_cmd *cmd = (struct metasync_purge_cmd *)ctx;
+
 	metasync_cmd_print_number_header("purged");
+	if (cmd->mailboxes)
+		metasync_cmd_print_number_header("mailboxes");
 }
 
 static bool cmd_purge_parse_arg(struct doveadm_mail_cmd_context *ctx, int c)
 {
 	struct metasync_purge_cmd *cmd = (struct metasync_purge_cmd *)ctx;
 
-	if (c != 'a')
+	switch (c) {
+	case 'a':
+		cmd->all = TRUE;
+		return TRUE;
+	case 'm':
+		cmd->mailboxes = TRUE;
+		return TRUE;
+	default:
 		return FALSE;
-	cmd->all = TRUE;
-	return TRUE;
+	}
 }
 
 static struct doveadm_mail_cmd_context *cmd_purge_alloc(void)
@@ -192,7 +209,7 @@ static struct doveadm_mail_cmd_context *cmd_purge_alloc(void)
 	struct metasync_purge_cmd *cmd;
 
 	cmd = doveadm_mail_cmd_alloc(struct metasync_purge_cmd);
-	cmd->cmd.ctx.getopt_args = "a";
+	cmd->cmd.ctx.getopt_args = "am";
 	cmd->cmd.ctx.v.parse_arg = cmd_purge_parse_arg;
 	cmd->cmd.ctx.v.init = cmd_purge_init;
 	cmd->cmd.ctx.v.run = cmd_purge_run;
@@ -203,10 +220,11 @@ static struct doveadm_mail_cmd_context *cmd_purge_alloc(void)
 struct doveadm_cmd_ver2 doveadm_metasync_cmd_purge = {
 	.name = "metasync purge",
 	.mail_cmd = cmd_purge_alloc,
-	.usage = DOVEADM_CMD_MAIL_USAGE_PREFIX"[-a]",
+	.usage = DOVEADM_CMD_MAIL_USAGE_PREFIX"[-a] [-m]",
 DOVEADM_CMD_PARAMS_START
 DOVEADM_CMD_MAIL_COMMON
 DOVEADM_CMD_PARAM('a', "all", CMD_PARAM_BOOL, 0)
+DOVEADM_CMD_PARAM('m', "mailboxes", CMD_PARAM_BOOL, 0)
 DOVEADM_CMD_PARAMS_END
 };
 

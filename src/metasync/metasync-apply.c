@@ -69,6 +69,20 @@ metasync_warn_limits(struct metasync_user *muser, const struct store *store)
 		      "metasync_limit_bytes", state.bytes, limits->bytes);
 }
 
+/* While the mails are away the mailboxes are not those whose GUIDs the store has. */
+static const struct store_change *
+metasync_without_guids(const struct store_change *changes, unsigned int count)
+{
+	struct store_change *without;
+	unsigned int i;
+
+	without = t_new(struct store_change, count);
+	memcpy(without, changes, count * sizeof(*changes));
+	for (i = 0; i < count; i++)
+		without[i].mailbox_guid = NULL;
+	return without;
+}
+
 enum store_status
 metasync_apply(struct mail_user *user, struct store *store,
 	       const struct store_change *changes, unsigned int count,
@@ -80,6 +94,8 @@ metasync_apply(struct mail_user *user, struct store *store,
 	struct event *event = event_create(muser->event);
 	enum store_status status;
 
+	if (metasync_mailboxes_are_held(muser))
+		changes = metasync_without_guids(changes, count);
 	status = store_apply(store, changes, count, condition, pos_r, lost_r,
 			     error_r);
 	metasync_apply_event(event, status, changes, count);

@@ -314,6 +314,22 @@ int metasync_attribute_set(struct mailbox_transaction_context *t,
 	return ret;
 }
 
+/* Is it still the mailbox whose entries the store has? */
+static void metasync_transaction_check(const struct metasync_transaction *mt)
+{
+	const struct metasync_place *place = &mt->place;
+	const struct store_change *change;
+
+	array_foreach(&mt->changes, change) {
+		if (change->mailbox_guid != NULL) {
+			metasync_mailbox_check(place->muser, change->mailbox,
+					       mail_namespace_get_sep(place->ns),
+					       change->mailbox_guid);
+			break;
+		}
+	}
+}
+
 /* One change set; what dsync brings may need several. */
 static int
 metasync_transaction_apply(struct mailbox_transaction_context *t,
@@ -336,6 +352,7 @@ metasync_transaction_apply(struct mailbox_transaction_context *t,
 		metasync_attribute_error(muser, t->box, &error);
 		return -1;
 	}
+	metasync_transaction_check(mt);
 	for (done = 0; done < count; done += size) {
 		if (metasync_apply(muser->user, store, changes + done,
 				   I_MIN(size, count - done), &always,

@@ -6,11 +6,18 @@
    not the one that the store knows.
 
    Each mailbox is moved alone, by its own GUID: that a parent has another name
-   says nothing sure about its children. */
+   says nothing sure about its children.
+
+   Mails may be away for a moment (not mounted) while the store is there, and then
+   all mailboxes look deleted. So the store has a witness: the GUID of the mailbox
+   that was INBOX. Only if that is there is anything else removed or moved. If it
+   is not, but every mailbox that the store knows is there under its name, all
+   GUIDs were made anew: the store takes them over. Otherwise the entries are held:
+   they stay as they are until the mails are back, or an operator says that they
+   won't be. */
 
 #include "metasync-private.h"
 #include "array.h"
-#include "mailbox-list-iter.h"
 
 /* How often a mailbox must not be found */
 #define HEAL_SCANS 3
@@ -20,13 +27,6 @@ struct metasync_known {
 	const char *vname;
 	guid_128_t guid;
 	bool have_guid;
-};
-
-/* What there is under a name */
-struct metasync_found {
-	const char *vname;
-	guid_128_t guid;
-	enum metasync_lookup lookup;
 };
 
 enum heal_action {
@@ -39,15 +39,6 @@ enum heal_action {
 	HEAL_BLOCKED
 };
 
-/* Lookups so far; all of the user's own mailboxes once they have been listed. */
-struct metasync_existing {
-	struct mail_user *user;
-	pool_t pool;
-	HASH_TABLE(const char *, struct metasync_found *) names;
-	HASH_TABLE(const uint8_t *, struct metasync_found *) guids;
-	bool listed, listed_all;
-};
-
 struct metasync_heal {
 	struct metasync_user *muser;
 	struct store *store;
@@ -58,6 +49,18 @@ struct metasync_heal {
 	ARRAY(struct metasync_known) known;
 	HASH_TABLE(const char *, const struct metasync_known *) known_names;
 
+	/* what was INBOX at the last heal, and what is INBOX now */
+	guid_128_t witness;
+	bool have_witness;
+	struct metasync_found inbox;
+	/* an operator says that what is not there won't come back */
+	bool gone;
+
+	/* Mailboxes that are there, but get another GUID in the store; those of
+	   which there is nothing */
+	ARRAY(struct store_mailbox) adopted;
+	unsigned int missing;
+
 	/* Names whose mailbox was in no scan so far, and the first scan that
 	   said so. A mailbox that is being renamed can be missed by one, so its
 	   entries are removed only if so many in a row say the same. */
@@ -67,165 +70,19 @@ struct metasync_heal {
 	bool look_again;
 
 	unsigned int moved, deleted;
+	/* INBOX became another one meanwhile: to be done again */
+	bool changed;
+	struct store_error error;
 };
 
 /* -- what exists ----------------------------------------------------------- */
-
-enum metasync_lookup
-metasync_mailbox_lookup(struct mailbox *box, guid_128_t guid_r)
-{
-	struct mailbox_metadata metadata;
-
-	mail_storage_clear_error(mailbox_get_storage(box));
-	/* Opened first: of a closed mailbox Dovecot tells what the index of the
-	   mailbox list has, without looking at its rights, and for a moment
-	   also if another mailbox has got the name. */
-	if (mailbox_open(box) == 0 &&
-	    mailbox_get_metadata(box, MAILBOX_METADATA_GUID, &metadata) == 0) {
-		guid_128_copy(guid_r, metadata.guid);
-		return METASYNC_LOOKUP_OK;
-	}
-	switch (mailbox_get_last_mail_error(box)) {
-	case MAIL_ERROR_NOTFOUND:
-	case MAIL_ERROR_NOTPOSSIBLE: /* \Noselect */
-		return METASYNC_LOOKUP_MISSING;
-	case MAIL_ERROR_PERM:
-	case MAIL_ERROR_NONE: /* acl-mailbox.c:577 says no without a word */
-		return METASYNC_LOOKUP_NOPERM;
-	default:
-		return METASYNC_LOOKUP_FAILED;
-	}
-}
-
-static void
-existing_init(struct metasync_existing *existing, struct mail_user *user)
-{
-	i_zero(existing);
-	existing->user = user;
-	existing->pool = pool_alloconly_create("metasync existing", 4096);
-	hash_table_create(&existing->names, default_pool, 0, str_hash, strcmp);
-	hash_table_create(&existing->guids, default_pool, 0, guid_128_hash,
-			  guid_128_cmp);
-}
-
-static void existing_deinit(struct metasync_existing *existing)
-{
-	hash_table_destroy(&existing->guids);
-	hash_table_destroy(&existing->names);
-	pool_unref(&existing->pool);
-}
-
-/* Rights don't matter here: a mailbox that may not be seen has not gone. */
-static struct metasync_found *
-existing_lookup_add(struct metasync_existing *existing,
-		    struct mail_namespace *ns, const char *vname)
-{
-	struct metasync_found *found =
-		p_new(existing->pool, struct metasync_found, 1);
-	enum mailbox_existence existence;
-	const uint8_t *guid = found->guid;
-	struct mailbox *box;
-
-	found->vname = p_strdup(existing->pool, vname);
-	hash_table_insert(existing->names, found->vname, found);
-
-	box = mailbox_alloc(ns->list, vname, MAILBOX_FLAG_IGNORE_ACLS);
-	/* opening would create a mailbox that is to be created automatically */
-	if (mailbox_exists(box, FALSE, &existence) < 0)
-		found->lookup = METASYNC_LOOKUP_FAILED;
-	else if (existence != MAILBOX_EXISTENCE_SELECT)
-		found->lookup = METASYNC_LOOKUP_MISSING;
-	else {
-		/* Maildir++ says of one with children that it exists */
-		found->lookup = metasync_mailbox_lookup(box, found->guid);
-		if (found->lookup == METASYNC_LOOKUP_NOPERM)
-			found->lookup = METASYNC_LOOKUP_FAILED;
-	}
-	if (found->lookup == METASYNC_LOOKUP_OK &&
-	    hash_table_lookup(existing->guids, guid) == NULL)
-		hash_table_insert(existing->guids, guid, found);
-	mailbox_free(&box);
-	return found;
-}
-
-static struct metasync_found *
-existing_lookup(struct metasync_existing *existing, struct mail_namespace *ns,
-		const char *vname)
-{
-	struct metasync_found *found =
-		hash_table_lookup(existing->names, vname);
-
-	return found != NULL ? found :
-		existing_lookup_add(existing, ns, vname);
-}
-
-static void
-existing_list_namespace(struct metasync_existing *existing,
-			struct mail_namespace *ns)
-{
-	const char *const patterns[] = {
-		"INBOX", t_strconcat(ns->prefix, "*", NULL), NULL
-	};
-	struct mailbox_list_iterate_context *iter;
-	const struct mailbox_info *info;
-
-	/* RAW_LIST: without ACLs */
-	iter = mailbox_list_iter_init_multiple(ns->list, patterns,
-					       MAILBOX_LIST_ITER_RAW_LIST |
-					       MAILBOX_LIST_ITER_NO_AUTO_BOXES);
-	while ((info = mailbox_list_iter_next(iter)) != NULL) T_BEGIN {
-		if ((info->flags & (MAILBOX_NONEXISTENT |
-				    MAILBOX_NOSELECT)) == 0 &&
-		    existing_lookup(existing, ns, info->vname)->lookup ==
-		    METASYNC_LOOKUP_FAILED)
-			existing->listed_all = FALSE;
-	} T_END;
-	if (mailbox_list_iter_deinit(&iter) < 0)
-		existing->listed_all = FALSE;
-}
-
-static void existing_list(struct metasync_existing *existing)
-{
-	struct mail_namespace *ns = existing->user->namespaces;
-
-	if (existing->listed)
-		return;
-	existing->listed = existing->listed_all = TRUE;
-	for (; ns != NULL; ns = ns->next) {
-		if (metasync_namespace_is_own(ns) && ns->alias_for == NULL)
-			existing_list_namespace(existing, ns);
-	}
-}
-
-bool metasync_mailboxes_list(struct mail_user *user,
-			     void (*callback)(const char *vname,
-					      const uint8_t *guid,
-					      void *context),
-			     void *context)
-{
-	struct metasync_existing existing;
-	struct hash_iterate_context *iter;
-	struct metasync_found *found;
-	const uint8_t *guid;
-	bool all;
-
-	existing_init(&existing, user);
-	existing_list(&existing);
-	iter = hash_table_iterate_init(existing.guids);
-	while (hash_table_iterate(iter, existing.guids, &guid, &found))
-		callback(found->vname, guid, context);
-	hash_table_iterate_deinit(&iter);
-	all = existing.listed_all;
-	existing_deinit(&existing);
-	return all;
-}
 
 /* The mailbox with this GUID under any name, or NULL. *sure_r is FALSE if it may
    exist nevertheless. */
 static const struct metasync_found *
 heal_find_guid(struct metasync_heal *heal, const guid_128_t guid, bool *sure_r)
 {
-	existing_list(&heal->existing);
+	metasync_existing_list(&heal->existing);
 	*sure_r = heal->existing.listed_all;
 	return hash_table_lookup(heal->existing.guids, guid);
 }
@@ -249,19 +106,165 @@ heal_known_add(const char *vname, const uint8_t *guid, void *context)
 static int heal_read_known(struct metasync_heal *heal)
 {
 	const struct metasync_known *known;
-	struct store_error error;
 
 	array_clear(&heal->known);
 	hash_table_clear(heal->known_names, FALSE);
 	p_clear(heal->known_pool);
 	if (store_list_mailboxes(heal->store, heal_known_add, heal,
-				 &error) != STORE_OK) {
-		metasync_user_log(heal->muser->user, &error);
+				 &heal->error) != STORE_OK)
 		return -1;
-	}
 	array_foreach(&heal->known, known)
 		hash_table_insert(heal->known_names, known->vname, known);
 	return 0;
+}
+
+/* -- the witness ----------------------------------------------------------- */
+
+static void heal_look_inbox(struct mail_user *user,
+			    struct metasync_found *found_r)
+{
+	struct mail_namespace *ns =
+		mail_namespace_find(user->namespaces, "INBOX");
+
+	i_zero(found_r);
+	found_r->vname = "INBOX";
+	found_r->lookup = METASYNC_LOOKUP_MISSING;
+	if (metasync_namespace_is_own(ns))
+		metasync_existing_look(ns, found_r);
+}
+
+static bool found_has_guid(const struct metasync_found *found,
+			   const guid_128_t guid)
+{
+	return found->lookup == METASYNC_LOOKUP_OK &&
+		guid_128_equals(found->guid, guid);
+}
+
+/* Are the mails here? An INBOX that was renamed says so, too. */
+static bool heal_is_trusted(struct metasync_heal *heal)
+{
+	bool sure;
+
+	return !heal->have_witness ||
+		found_has_guid(&heal->inbox, heal->witness) ||
+		heal_find_guid(heal, heal->witness, &sure) != NULL;
+}
+
+/* Finds the mailboxes of which the store has no GUID; if the mails are in doubt
+   (!trusted), also those of which it has one that there is not any more. */
+static void heal_find_adopted(struct metasync_heal *heal, bool trusted)
+{
+	const struct metasync_known *known;
+	const struct metasync_found *found;
+	struct store_mailbox *adopted;
+	struct mail_namespace *ns;
+	bool sure;
+
+	array_foreach(&heal->known, known) {
+		ns = mail_namespace_find(heal->muser->user->namespaces,
+					 known->vname);
+		if (!metasync_namespace_is_own(ns))
+			continue;
+		if (known->have_guid &&
+		    (trusted ||
+		     heal_find_guid(heal, known->guid, &sure) != NULL))
+			continue;
+		found = metasync_existing_lookup(&heal->existing, ns, known->vname);
+		if (found->lookup != METASYNC_LOOKUP_OK) {
+			heal->missing++;
+			continue;
+		}
+		adopted = array_append_space(&heal->adopted);
+		adopted->name = known->vname;
+		adopted->guid = found->guid;
+	}
+}
+
+static void heal_held(struct metasync_heal *heal)
+{
+	unsigned int others = heal->missing + array_count(&heal->adopted);
+	struct metasync_user *muser = heal->muser;
+
+	muser->mailboxes_held = TRUE;
+	if (others == 0 || muser->warned_held)
+		return;
+	muser->warned_held = TRUE;
+	e_warning(muser->event, "INBOX %s, and %u of %u mailboxes with entries "
+		  "are missing or are other ones, too: are the mails away? No "
+		  "entries are removed until they are back; if they are gone "
+		  "for good: doveadm metasync purge -m -u %s",
+		  heal->inbox.lookup == METASYNC_LOOKUP_OK ?
+		  "is another one than before" :
+		  heal->inbox.lookup == METASYNC_LOOKUP_MISSING ?
+		  "is missing" : "cannot be opened",
+		  others, array_count(&heal->known), muser->user->username);
+}
+
+/* Remembers the present INBOX, and the GUIDs that are new. */
+static int heal_adopt(struct metasync_heal *heal, bool trusted)
+{
+	const uint8_t *witness = NULL;
+	unsigned int count = array_count(&heal->adopted);
+
+	if (heal->inbox.lookup == METASYNC_LOOKUP_OK)
+		witness = heal->inbox.guid;
+	else if (heal->have_witness && trusted)
+		witness = heal->witness;
+	if (count == 0 && (witness == NULL ? !heal->have_witness :
+			   heal->have_witness &&
+			   guid_128_equals(witness, heal->witness)))
+		return 0;
+	if (store_set_witness(heal->store, witness,
+			      count == 0 ? NULL : array_front(&heal->adopted),
+			      count, &heal->error) != STORE_OK)
+		return -1;
+	if (!trusted && !heal->gone) {
+		e_info(heal->muser->event, "INBOX is another one than before, "
+		       "and all mailboxes are there by their names: took over "
+		       "the new GUIDs of %u", count);
+	}
+	return 0;
+}
+
+/* Returns 1 if the store may be mended, 0 if the entries are held, -1 on
+   failure. */
+static int heal_check_witness(struct metasync_heal *heal)
+{
+	bool trusted;
+
+	heal_look_inbox(heal->muser->user, &heal->inbox);
+	if (heal_read_known(heal) < 0 ||
+	    store_get_witness(heal->store, heal->witness, &heal->have_witness,
+			      &heal->error) != STORE_OK)
+		return -1;
+	if (heal->gone && heal->inbox.lookup == METASYNC_LOOKUP_FAILED) {
+		heal->error.status = STORE_FAILED;
+		i_strocpy(heal->error.message, "INBOX cannot be opened, so "
+			  "nothing can be said of other mailboxes",
+			  sizeof(heal->error.message));
+		return -1;
+	}
+	trusted = heal_is_trusted(heal);
+	heal_find_adopted(heal, trusted);
+	if (!trusted && !heal->gone &&
+	    (heal->inbox.lookup != METASYNC_LOOKUP_OK || heal->missing > 0)) {
+		heal_held(heal);
+		return 0;
+	}
+	heal->muser->mailboxes_held = FALSE;
+	return heal_adopt(heal, trusted) < 0 ? -1 : 1;
+}
+
+/* The mails may have gone away since INBOX was looked at. */
+static bool heal_is_changed(struct metasync_heal *heal)
+{
+	struct metasync_found now;
+
+	heal_look_inbox(heal->muser->user, &now);
+	if (now.lookup != heal->inbox.lookup ||
+	    !guid_128_equals(now.guid, heal->inbox.guid))
+		heal->changed = TRUE;
+	return heal->changed;
 }
 
 /* -- mending --------------------------------------------------------------- */
@@ -281,7 +284,7 @@ heal_decide(struct metasync_heal *heal, const struct metasync_known *known,
 		/* the configuration has changed */
 		return HEAL_NOTHING;
 	}
-	found = existing_lookup(&heal->existing, ns, known->vname);
+	found = metasync_existing_lookup(&heal->existing, ns, known->vname);
 	switch (found->lookup) {
 	case METASYNC_LOOKUP_OK:
 		if (!known->have_guid ||
@@ -308,34 +311,33 @@ heal_decide(struct metasync_heal *heal, const struct metasync_known *known,
 		HEAL_MERGE : HEAL_BLOCKED;
 }
 
+/* These three return as heal_step(). */
 static int
 heal_move(struct metasync_heal *heal, const char *vname, const char *target)
 {
-	struct store_error error;
 	struct store_pos pos;
 
+	if (heal_is_changed(heal))
+		return 0;
 	if (store_rename_mailbox(heal->store, vname, target, '\0', &pos,
-				 &error) != STORE_OK) {
-		metasync_user_log(heal->muser->user, &error);
+				 &heal->error) != STORE_OK)
 		return -1;
-	}
 	heal->moved++;
-	return 0;
+	return 1;
 }
 
 static int
 heal_merge(struct metasync_heal *heal, const char *vname, const char *target)
 {
-	struct store_error error;
 	struct store_pos pos;
 
+	if (heal_is_changed(heal))
+		return 0;
 	if (store_merge_mailbox(heal->store, vname, target, &pos,
-				&error) != STORE_OK) {
-		metasync_user_log(heal->muser->user, &error);
+				&heal->error) != STORE_OK)
 		return -1;
-	}
 	heal->moved++;
-	return 0;
+	return 1;
 }
 
 static bool heal_is_confirmed(struct metasync_heal *heal, const char *vname)
@@ -356,10 +358,8 @@ static bool heal_is_confirmed(struct metasync_heal *heal, const char *vname)
 
 static void heal_scan_again(struct metasync_heal *heal)
 {
-	struct mail_user *user = heal->muser->user;
-
-	existing_deinit(&heal->existing);
-	existing_init(&heal->existing, user);
+	metasync_existing_deinit(&heal->existing);
+	metasync_existing_init(&heal->existing, heal->muser->user);
 	heal->scan++;
 	heal->look_again = FALSE;
 }
@@ -367,17 +367,16 @@ static void heal_scan_again(struct metasync_heal *heal)
 static int
 heal_delete(struct metasync_heal *heal, const struct metasync_known *known)
 {
-	struct store_error error;
 	struct store_pos pos;
 
+	if (heal_is_changed(heal))
+		return 0;
 	if (store_delete_mailbox(heal->store, known->vname,
 				 known->have_guid ? known->guid : NULL,
-				 &pos, &error) != STORE_OK) {
-		metasync_user_log(heal->muser->user, &error);
+				 &pos, &heal->error) != STORE_OK)
 		return -1;
-	}
 	heal->deleted++;
-	return 0;
+	return 1;
 }
 
 /* Mends one mailbox. Returns 1 if there may be more to do, 0 if not, -1 if the
@@ -397,13 +396,11 @@ static int heal_step(struct metasync_heal *heal)
 		case HEAL_DELETE:
 			if (!heal_is_confirmed(heal, known->vname))
 				break;
-			return heal_delete(heal, known) < 0 ? -1 : 1;
+			return heal_delete(heal, known);
 		case HEAL_MOVE:
-			return heal_move(heal, known->vname, target) < 0 ?
-				-1 : 1;
+			return heal_move(heal, known->vname, target);
 		case HEAL_MERGE:
-			return heal_merge(heal, known->vname, target) < 0 ?
-				-1 : 1;
+			return heal_merge(heal, known->vname, target);
 		case HEAL_BLOCKED:
 			blocked = target;
 			break;
@@ -418,48 +415,142 @@ static int heal_step(struct metasync_heal *heal)
 	/* Names went round (a to b, b to a): one steps aside, under a name
 	   that leads it home even if we get no further. */
 	known = hash_table_lookup(heal->known_names, blocked);
-	return heal_move(heal, known->vname,
-			 guid_128_to_string(known->guid)) < 0 ? -1 : 1;
+	return heal_move(heal, known->vname, guid_128_to_string(known->guid));
+}
+
+static void heal_init(struct metasync_heal *heal, struct metasync_user *muser)
+{
+	i_zero(heal);
+	heal->muser = muser;
+	heal->store = muser->store;
+	metasync_existing_init(&heal->existing, muser->user);
+	heal->scan = 1;
+	heal->suspects_pool = pool_alloconly_create("metasync suspects", 256);
+	hash_table_create(&heal->suspects, default_pool, 0, str_hash, strcmp);
+	heal->known_pool = pool_alloconly_create("metasync known", 1024);
+	i_array_init(&heal->known, 16);
+	i_array_init(&heal->adopted, 4);
+	hash_table_create(&heal->known_names, default_pool, 0, str_hash,
+			  strcmp);
+}
+
+static void heal_deinit(struct metasync_heal *heal)
+{
+	hash_table_destroy(&heal->suspects);
+	pool_unref(&heal->suspects_pool);
+	hash_table_destroy(&heal->known_names);
+	array_free(&heal->adopted);
+	array_free(&heal->known);
+	pool_unref(&heal->known_pool);
+	metasync_existing_deinit(&heal->existing);
+}
+
+/* Returns 0, or -1 with heal->error. */
+static int heal_run(struct metasync_heal *heal)
+{
+	unsigned int steps = 0;
+	int ret;
+
+	T_BEGIN {
+		ret = heal_check_witness(heal);
+	} T_END;
+	/* a mailbox is moved twice at most, then looked for; others may add some
+	   meanwhile */
+	while (ret > 0 && steps++ < 100 + (2 + HEAL_SCANS) *
+				    array_count(&heal->known)) T_BEGIN {
+		ret = heal_step(heal);
+	} T_END;
+
+	if (heal->moved > 0 || heal->deleted > 0) {
+		e_info(heal->muser->event, "Mailboxes were renamed or deleted "
+		       "without the plugin: moved the entries of %u, removed "
+		       "those of %u",
+		       heal->moved, heal->deleted);
+		store_idle(heal->store);
+	}
+	/* another name may have been right before, and be so again */
+	hash_table_clear(heal->muser->checked_mailboxes, FALSE);
+	return ret < 0 ? -1 : 0;
 }
 
 bool metasync_mailboxes_heal(struct metasync_user *muser)
 {
 	struct metasync_heal heal;
-	unsigned int steps = 0;
+	bool ret = TRUE;
+
+	heal_init(&heal, muser);
+	if (heal_run(&heal) < 0) {
+		metasync_user_log(muser->user, &heal.error);
+		ret = FALSE;
+	}
+	if (heal.changed)
+		ret = FALSE;
+	heal_deinit(&heal);
+	return ret;
+}
+
+int metasync_mailboxes_purge(struct mail_user *user, unsigned int *removed_r,
+			     struct store_error *error_r)
+{
+	struct metasync_user *muser = metasync_user_get(user);
+	struct metasync_heal heal;
+	struct store *store;
 	int ret;
 
-	i_zero(&heal);
-	heal.muser = muser;
-	heal.store = muser->store;
-	existing_init(&heal.existing, muser->user);
-	heal.scan = 1;
-	heal.suspects_pool = pool_alloconly_create("metasync suspects", 256);
-	hash_table_create(&heal.suspects, default_pool, 0, str_hash, strcmp);
-	heal.known_pool = pool_alloconly_create("metasync known", 1024);
-	i_array_init(&heal.known, 16);
-	hash_table_create(&heal.known_names, default_pool, 0, str_hash, strcmp);
+	*removed_r = 0;
+	if (metasync_user_existing_store(muser, &store, error_r) < 0)
+		return -1;
+	if (store == NULL)
+		return 0;
+	heal_init(&heal, muser);
+	heal.gone = TRUE;
+	ret = heal_run(&heal);
+	*error_r = heal.error;
+	*removed_r = heal.deleted;
+	muser->mailboxes_healed = ret == 0 && !heal.changed;
+	heal_deinit(&heal);
+	return ret;
+}
 
-	/* a mailbox is moved twice at most, then looked for; others may add some
-	   meanwhile */
-	do T_BEGIN {
-		ret = heal_step(&heal);
-	} T_END;
-	while (ret > 0 && steps++ < 100 + (2 + HEAL_SCANS) * array_count(&heal.known));
+/* -- while entries are held ------------------------------------------------ */
 
-	if (heal.moved > 0 || heal.deleted > 0) {
-		e_info(muser->event, "Mailboxes were renamed or deleted "
-		       "without the plugin: moved the entries of %u, removed "
-		       "those of %u",
-		       heal.moved, heal.deleted);
-		store_idle(heal.store);
+/* Looks now. A store that fails says nothing. */
+static bool metasync_witness_is_missing(struct metasync_user *muser)
+{
+	struct metasync_found inbox;
+	struct store_error error;
+	guid_128_t witness;
+	bool have_witness;
+
+	if (store_get_witness(muser->store, witness, &have_witness,
+			      &error) != STORE_OK || !have_witness)
+		return FALSE;
+	heal_look_inbox(muser->user, &inbox);
+	return !found_has_guid(&inbox, witness);
+}
+
+bool metasync_mailboxes_are_held(struct metasync_user *muser)
+{
+	if (muser->mailboxes_held && !metasync_witness_is_missing(muser)) {
+		/* they are back */
+		muser->mailboxes_held = FALSE;
+		muser->mailboxes_healed = FALSE;
 	}
-	/* another name may have been right before, and be so again */
-	hash_table_clear(muser->checked_mailboxes, FALSE);
-	hash_table_destroy(&heal.suspects);
-	pool_unref(&heal.suspects_pool);
-	hash_table_destroy(&heal.known_names);
-	array_free(&heal.known);
-	pool_unref(&heal.known_pool);
-	existing_deinit(&heal.existing);
-	return ret >= 0;
+	return muser->mailboxes_held;
+}
+
+bool metasync_mailboxes_look(struct metasync_user *muser)
+{
+	struct store_error error;
+	struct store *store;
+
+	/* an error is told when it is used */
+	if (metasync_user_existing_store(muser, &store, &error) < 0 ||
+	    store == NULL)
+		return FALSE;
+	if (metasync_witness_is_missing(muser)) {
+		muser->mailboxes_healed = metasync_mailboxes_heal(muser);
+		return muser->mailboxes_held;
+	}
+	return metasync_mailboxes_are_held(muser);
 }

@@ -119,6 +119,9 @@ int metasync_mailbox_place(struct mailbox *box, struct metasync_place *place_r)
 
 /* -- renaming and deleting ------------------------------------------------- */
 
+/* While the mails are away these are not the mailboxes whose entries the store has:
+   nothing is followed then. */
+
 /* Not followed, or not wholly: the next use of the store compares again. */
 static void
 metasync_mailbox_failed(struct metasync_user *muser,
@@ -185,7 +188,10 @@ static void metasync_mailbox_deleted(const struct metasync_place *place)
 	if (metasync_user_existing_store(place->muser, &store, &error) < 0 ||
 	    (store != NULL &&
 	     store_delete_mailbox(store, place->mailbox, NULL, &pos,
-				  &error) != STORE_OK))
+				  &error) != STORE_OK) ||
+	    /* the next INBOX is the witness then */
+	    (store != NULL && strcmp(place->mailbox, "INBOX") == 0 &&
+	     store_set_witness(store, NULL, NULL, 0, &error) != STORE_OK))
 		metasync_mailbox_failed(place->muser, &error);
 	else if (store != NULL)
 		store_idle(store);
@@ -196,7 +202,8 @@ static int metasync_mailbox_rename(struct mailbox *src, struct mailbox *dest)
 	const struct mailbox_vfuncs *super = metasync_mailbox_super(src);
 	struct metasync_place src_place, dest_place;
 	/* another user's is found only while it is there */
-	bool found = metasync_mailbox_place(src, &src_place) > 0;
+	bool found = metasync_mailbox_place(src, &src_place) > 0 &&
+		!metasync_mailboxes_look(src_place.muser);
 
 	if (super->rename_box(src, dest) < 0) {
 		/* Maildir++ fails in the middle of the children */
@@ -217,7 +224,8 @@ static int metasync_mailbox_delete(struct mailbox *box)
 {
 	const struct mailbox_vfuncs *super = metasync_mailbox_super(box);
 	struct metasync_place place;
-	bool found = metasync_mailbox_place(box, &place) > 0;
+	bool found = metasync_mailbox_place(box, &place) > 0 &&
+		!metasync_mailboxes_look(place.muser);
 
 	if (super->delete_box(box) < 0)
 		return -1;
@@ -254,12 +262,8 @@ void metasync_mailbox_allocated(struct mailbox *box)
 
 /* -- looking up ------------------------------------------------------------ */
 
-/* A command names a mailbox (guid is NULL if there is none): heal if it is not
-   the one that the store knows. Asks the store only once as long as the mailbox
-   stays the same. */
-static void
-metasync_mailbox_check(struct metasync_user *muser, const char *vname,
-		       char separator, const uint8_t *guid)
+void metasync_mailbox_check(struct metasync_user *muser, const char *vname,
+			    char separator, const uint8_t *guid)
 {
 	uint8_t *checked = hash_table_lookup(muser->checked_mailboxes, vname);
 	struct metasync_search search;
@@ -273,7 +277,7 @@ metasync_mailbox_check(struct metasync_user *muser, const char *vname,
 		metasync_mailbox_failed(muser, &error);
 		return;
 	}
-	if (search.differs) {
+	if (search.differs && !metasync_mailboxes_are_held(muser)) {
 		muser->mailboxes_healed = metasync_mailboxes_heal(muser);
 		checked = NULL;
 	}

@@ -36,6 +36,9 @@ struct metasync_user {
 	struct timeout *to_upkeep;
 	/* the mailboxes have been compared with what the store knows */
 	bool mailboxes_healed;
+	/* The mails seem to be away: entries stay as they are (metasync-heal.c).
+	   And whether the operator was told. */
+	bool mailboxes_held, warned_held;
 	/* name -> GUID of those that were compared when a command named them */
 	HASH_TABLE(char *, uint8_t *) checked_mailboxes;
 
@@ -99,9 +102,45 @@ bool metasync_namespace_is_own(const struct mail_namespace *ns);
 enum metasync_lookup
 metasync_mailbox_lookup(struct mailbox *box, guid_128_t guid_r);
 
-/* Compares all mailboxes that the open store knows with those that exist. Returns
-   FALSE if the store failed (logged). */
+/* What there is under a name */
+struct metasync_found {
+	const char *vname;
+	guid_128_t guid;
+	enum metasync_lookup lookup;
+};
+
+/* Lookups so far; all of the user's own mailboxes once they have been listed. */
+struct metasync_existing {
+	struct mail_user *user;
+	pool_t pool;
+	HASH_TABLE(const char *, struct metasync_found *) names;
+	HASH_TABLE(const uint8_t *, struct metasync_found *) guids;
+	bool listed, listed_all;
+};
+
+void metasync_existing_init(struct metasync_existing *existing,
+			    struct mail_user *user);
+void metasync_existing_deinit(struct metasync_existing *existing);
+/* Fills in what there is now under found->vname. Creates no mailbox that is to be
+   created automatically. */
+void metasync_existing_look(struct mail_namespace *ns,
+			    struct metasync_found *found);
+/* The same, the first time only. Lives as long as existing. */
+const struct metasync_found *
+metasync_existing_lookup(struct metasync_existing *existing,
+			 struct mail_namespace *ns, const char *vname);
+/* Looks up all of the user's own mailboxes, the first time only. */
+void metasync_existing_list(struct metasync_existing *existing);
+
+/* Compares all mailboxes that the open store knows with those that exist, and
+   finds out whether entries must be held. Returns FALSE if it is to be done again:
+   the store failed (logged), or the mails went away meanwhile. */
 bool metasync_mailboxes_heal(struct metasync_user *muser);
+/* The mails were away when it was last looked, and still are. */
+bool metasync_mailboxes_are_held(struct metasync_user *muser);
+/* The same for who is about to rename or delete a mailbox: looks in any case, at
+   INBOX. FALSE if there is no store. */
+bool metasync_mailboxes_look(struct metasync_user *muser);
 /* The same if the store is open and has not been compared since something hinted
    at a difference (mailboxes_healed). */
 void metasync_user_heal(struct metasync_user *muser);
@@ -111,6 +150,11 @@ void metasync_user_heal(struct metasync_user *muser);
 extern MODULE_CONTEXT_DEFINE(metasync_storage_module,
 			     &mail_storage_module_register);
 const struct mailbox_vfuncs *metasync_mailbox_super(struct mailbox *box);
+/* A mailbox is found to have this GUID: heals if it is not the one that the store
+   knows under its name. Asks the store only once as long as it stays the same.
+   guid NULL: there is no such mailbox. */
+void metasync_mailbox_check(struct metasync_user *muser, const char *vname,
+			    char separator, const uint8_t *guid);
 /* Where the mailbox's entries are, of another user's mailbox the /shared ones.
    Lives as long as the mailbox. Returns 1, or 0 if Dovecot keeps them, or -1 if
    it cannot be found out (logged, and told to the mailbox's storage). */

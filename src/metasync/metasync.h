@@ -101,6 +101,12 @@ bool metasync_mailboxes_list(struct mail_user *user,
 					      void *context),
 			     void *context);
 
+/* An operator says that the mailboxes which are not there are gone for good: removes
+   their entries, *removed_r is of how many, and takes those that are there for the
+   right ones. Does nothing if there is no store. Returns 0, or -1 with *error_r. */
+int metasync_mailboxes_purge(struct mail_user *user, unsigned int *removed_r,
+			     struct store_error *error_r);
+
 /* Looks a mailbox up. vname: UTF-8 ("inbox" in any case is INBOX). *vname_r is
    the name to use with the store (data stack). If look is FALSE, only the name
    and its namespace are checked (EXISTS then means: valid) and guid_r is not

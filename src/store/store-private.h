@@ -11,7 +11,7 @@
    store-sqlite-open.c     opening, schema, closing
    store-sqlite-identity.c whose file it is: copies, owners
    store-sqlite-apply.c    change sets
-   store-sqlite-mailbox.c  renames and deletions of mailboxes
+   store-sqlite-mailbox.c  renames, deletions and identities of mailboxes
    store-sqlite-read.c     reading
    store-sqlite-upkeep.c   checkpoints, purge, epochs, check */
 
@@ -56,6 +56,8 @@ enum store_stmt {
 	STORE_STMT_META_SET,
 	STORE_STMT_OWNER_GET,
 	STORE_STMT_OWNER_SET,
+	STORE_STMT_WITNESS_GET,
+	STORE_STMT_WITNESS_SET,
 	STORE_STMT_FIND,
 	STORE_STMT_INSERT,
 	STORE_STMT_UPDATE,

@@ -1,6 +1,7 @@
 /* Mailboxes that are renamed or deleted: change sets of whole mailboxes, made
    by a few statements each. Callers: the storage plugin, when it sees that
-   happen. Limits do not apply. */
+   happen. Limits do not apply. And how mailboxes are recognized: the witness
+   and their identities. */
 
 #include "store-private.h"
 
@@ -347,4 +348,56 @@ enum store_status store_rename_mailbox(struct store *store,
 	names_free(&names);
 	return store_set_finish(store, status, changed, &before, pos_r,
 				error_r);
+}
+
+/* -- the witness */
+
+enum store_status store_get_witness(struct store *store,
+				    uint8_t witness_r[16], bool *known_r,
+				    struct store_error *error_r)
+{
+	enum store_status status;
+	sqlite3_stmt *stmt;
+
+	*known_r = false;
+	store_start(store, error_r);
+	status = store_begin(store, false, error_r);
+	if (status != STORE_OK)
+		return status;
+	stmt = store_query(store, STORE_STMT_WITNESS_GET, "");
+	if (stmt == NULL || sqlite3_step(stmt) != SQLITE_ROW) {
+		status = store_sql_error(store, "read the witness", error_r);
+	} else if (sqlite3_column_bytes(stmt, 0) == 16) {
+		memcpy(witness_r, sqlite3_column_blob(stmt, 0), 16);
+		*known_r = true;
+	}
+	if (stmt != NULL)
+		(void)sqlite3_reset(stmt);
+	store_end(store);
+	return status;
+}
+
+enum store_status store_set_witness(struct store *store, const uint8_t *witness,
+				    const struct store_mailbox *mailboxes,
+				    size_t count, struct store_error *error_r)
+{
+	enum store_status status;
+	size_t i;
+
+	store_start(store, error_r);
+	status = store_begin(store, true, error_r);
+	if (status != STORE_OK)
+		return status;
+	status = store_run(store, error_r, "write the witness",
+			   STORE_STMT_WITNESS_SET, "b", witness, (size_t)16);
+	for (i = 0; i < count && status == STORE_OK; i++) {
+		status = store_run(store, error_r, "write the witness",
+				   STORE_STMT_MAILBOX_GUID, "tb",
+				   mailboxes[i].name, mailboxes[i].guid,
+				   (size_t)16);
+	}
+	if (status == STORE_OK)
+		return store_commit(store, error_r);
+	store_end(store);
+	return status;
 }

@@ -36,7 +36,8 @@ static const char schema_sql[] =
 "	inode INTEGER NOT NULL,"
 "	birth INTEGER NOT NULL,"
 "	fsid INTEGER NOT NULL,"
-"	owner TEXT);"
+"	owner TEXT,"
+"	witness BLOB);"
 "CREATE TABLE entry("
 "	id INTEGER PRIMARY KEY,"
 "	modseq INTEGER NOT NULL,"
@@ -191,7 +192,7 @@ create_schema(struct store *store, struct store_error *error_r)
 		if (status == STORE_OK) {
 			status = exec(store,
 				"INSERT INTO meta VALUES"
-				"(1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, NULL)",
+				"(1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL)",
 				"create", error_r);
 		}
 		memset(&store->meta, 0, sizeof(store->meta));

@@ -31,6 +31,8 @@ static const char *const stmt_sql[STORE_STMT_COUNT] = {
 		" fsid = ?11 WHERE one = 1",
 	[STORE_STMT_OWNER_GET] = "SELECT owner FROM meta WHERE one = 1",
 	[STORE_STMT_OWNER_SET] = "UPDATE meta SET owner = ?1 WHERE one = 1",
+	[STORE_STMT_WITNESS_GET] = "SELECT witness FROM meta WHERE one = 1",
+	[STORE_STMT_WITNESS_SET] = "UPDATE meta SET witness = ?1 WHERE one = 1",
 	/* The value only if it may be equal to the new one. */
 	[STORE_STMT_FIND] =
 		"SELECT id, modseq, size, removed_at IS NULL,"

@@ -244,6 +244,24 @@ enum store_status store_list_mailboxes(struct store *store,
 	bool (*callback)(const char *name, const uint8_t *guid, void *context),
 	void *context, struct store_error *error_r);
 
+/* A mailbox and its identity (16 bytes). */
+struct store_mailbox {
+	const char *name;
+	const uint8_t *guid;
+};
+/* The witness: 16 bytes that the caller keeps with the store, the identity of
+   something of which it wants to know later whether it is still the same. The
+   store itself makes nothing of it. *known_r is false if there is none. */
+enum store_status store_get_witness(struct store *store,
+				    uint8_t witness_r[16], bool *known_r,
+				    struct store_error *error_r);
+/* Remembers it (NULL: forgets it), and in the same transaction the identities
+   of mailboxes that have entries; others are left out. No change set: nobody is
+   woken. */
+enum store_status store_set_witness(struct store *store, const uint8_t *witness,
+				    const struct store_mailbox *mailboxes,
+				    size_t count, struct store_error *error_r);
+
 /* -- reading ------------------------------------------------------------- */
 
 struct store_entry {

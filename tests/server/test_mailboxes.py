@@ -11,17 +11,8 @@ import pytest
 
 from harness.server import imap_pid
 from lifecycle import await_log
+from mailboxes import A, FORMATS, await_sleep, away, create, healed, ok, others, rename, state
 from metasync import Watch, ask, last, lines_until, put, sane
-
-A = b"/private/vendor/test/a"
-
-FORMATS = {
-    "maildir": "maildir:~/mail",
-    "maildir-fs": "maildir:~/mail:LAYOUT=fs",
-    "sdbox": "sdbox:~/mail",
-    "mdbox": "mdbox:~/mail",
-    "mdbox-index": "mdbox:~/mail:LAYOUT=index",
-}
 
 ARCHIVE = """
 namespace archive {
@@ -73,50 +64,6 @@ def server(request, make_module_server):
 @pytest.fixture(scope="module")
 def namespaces(make_module_server):
     return make_module_server(extra=ARCHIVE)
-
-
-def ok(c, command):
-    line = last(c, command)
-    assert line.startswith(b"T OK"), line
-
-
-def create(c, *names):
-    """Mailboxes, each with its first name as the value of an entry."""
-    for name in names:
-        ok(c, b"CREATE " + name)
-        put(c, [(A, b'"%s"' % name)], mailbox=name)
-
-
-def state(c):
-    """{mailbox: value}"""
-    w = Watch(c, b"(PERSONAL) /private").catch_up().done()
-    return {mailbox: value for (mailbox, _), value in w.state.items()}
-
-
-def others(server, command, user, *args):
-    """doveadm mailbox COMMAND by a process without the plugin."""
-    done = server.doveadm("-o", "mail_plugins=", "mailbox", command, "-u", user, *args)
-    assert done.returncode == 0, done.stderr
-
-
-def rename(server, user, *names):
-    for old, new in zip(names[::2], names[1::2]):
-        others(server, "rename", user, old, new)
-
-
-def away(server, user, *names):
-    """The user has made mailboxes with entries, and has gone."""
-    c = server.login(user)
-    create(c, *names)
-    c.logout()
-
-
-def healed(server, user):
-    """What the next session sees."""
-    c = server.login(user)
-    result = state(c)
-    c.logout()
-    return result
 
 
 # -- in a process with the plugin ------------------------------------------------------------------
@@ -532,17 +479,6 @@ protocol imap {
         assert state(c) == {b"Read": b"new", b"Post": b"new", b"Seen": b"Seen", b"Unseen": b"Unseen",
                             b"Unseen2": b"Moved"}
         c.logout()
-
-
-def await_sleep(pid):
-    """Until the process sleeps between two tries to get a lock."""
-    end = time.monotonic() + 10
-    while True:
-        with open("/proc/%d/wchan" % pid) as f:
-            wchan = f.read()
-        if "nanosleep" in wchan:
-            return
-        assert time.monotonic() < end, wchan
 
 
 @pytest.mark.parametrize("command", [b"XMETASET", b"SETMETADATA"])

@@ -753,6 +753,7 @@ service auth {
             os.chmod(os.path.join(directory, f), 0o666)
     ok(guest, b"STATUS shared/ann/Work (MESSAGES)")
     refused(guest, *reads_and_writes(b"shared/ann/Work"), code=NO_OWNER)
+    await_log(server, "Error: metasync: Owner ann: " + reason)
     assert len(re.findall(r"Error: metasync: Owner ann: " + reason, server.log())) == 1
     assert not os.path.exists(server.home("ann") + "/metasync")
     put(owner, [(A, b'"1"')], b"Work")

@@ -388,6 +388,69 @@ static void test_list_stops(void **state)
 	assert_string_equal(list(f), "a -\nstop -\n");
 }
 
+/* -- the witness */
+
+static const char *witness(struct fixture *f)
+{
+	uint8_t guid[16];
+	bool known;
+
+	assert_int_equal(store_get_witness(f->store, guid, &known, &f->error),
+			 STORE_OK);
+	if (!known)
+		return "-";
+	(void)snprintf(f->text, sizeof(f->text), "%.16s", (const char *)guid);
+	return f->text;
+}
+
+static void set_witness(struct fixture *f, const char *guid,
+			const struct store_mailbox *mailboxes, size_t count)
+{
+	assert_int_equal(store_set_witness(f->store, (const uint8_t *)guid,
+					   mailboxes, count, &f->error),
+			 STORE_OK);
+	must_check(f);
+}
+
+static void test_witness(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_string_equal(witness(f), "-");
+	set_witness(f, "guid-of-mailbox1", NULL, 0);
+	reopen(f);
+	assert_string_equal(witness(f), "guid-of-mailbox1");
+	must_put(f, "a", "/private/x", "1");
+	assert_string_equal(witness(f), "guid-of-mailbox1");
+	set_witness(f, "guid-of-mailbox2", NULL, 0);
+	assert_string_equal(witness(f), "guid-of-mailbox2");
+	set_witness(f, NULL, NULL, 0);
+	assert_string_equal(witness(f), "-");
+}
+
+static void test_witness_with_mailboxes(void **state)
+{
+	static const struct store_mailbox mailboxes[] = {
+		{ "a", (const uint8_t *)"guid-of-mailbox3" },
+		{ "none", (const uint8_t *)"guid-of-mailbox4" },
+		{ "b", (const uint8_t *)"guid-of-mailbox5" },
+	};
+	struct fixture *f = *state;
+	struct store_pos before;
+
+	put_guid(f, "a", "/private/x", "1", "guid-of-mailbox1");
+	put_guid(f, "b", "/private/x", "1", NULL);
+	put_guid(f, "c", "/private/x", "1", "guid-of-mailbox2");
+	before = f->pos;
+	set_witness(f, "guid-of-mailbox9", mailboxes, 3);
+	assert_string_equal(list(f), "a guid-of-mailbox3\nb guid-of-mailbox5\n"
+			    "c guid-of-mailbox2\n");
+	assert_string_equal(witness(f), "guid-of-mailbox9");
+	/* no change */
+	assert_string_equal(since(f, before), "");
+	assert_int_equal(get_state(f).pos.modseq, before.modseq);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, fixture_setup, \
 						fixture_teardown)
 int main(void)
@@ -407,6 +470,8 @@ int main(void)
 		T(test_delete),
 		T(test_list),
 		T(test_list_stops),
+		T(test_witness),
+		T(test_witness_with_mailboxes),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
