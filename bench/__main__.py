@@ -4,9 +4,9 @@ import argparse
 import json
 import sys
 
-from . import memory, push, report, sets, snapshot
+from . import memory, push, report, sets, snapshot, xkey
 
-BENCHES = {"push": push.run, "snapshot": snapshot.run, "set": sets.run, "memory": memory.run}
+BENCHES = {"push": push.run, "snapshot": snapshot.run, "set": sets.run, "memory": memory.run, "xkey": xkey.run}
 
 
 def main():

@@ -260,6 +260,114 @@ static double push_idle(struct subject *subject)
 	return end - start;
 }
 
+/* -- xkey: from the command that adds a key to the key at the reader. It is removed
+   again after each sample. */
+
+/* RSA, 2048 bits; nobody has the private one */
+static const char xkey_pem[] =
+	"-----BEGIN PUBLIC KEY-----\n"
+	"MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEAmaKCNauD+v5RNGVqoxdl\n"
+	"VR/3zz2RHx3fH2pQDcCeysrgdA0XwSoiPn/ncS8SSWSq4bE0imrRRb0d7nV4Qc5Q\n"
+	"arHvaA+n90uZkdy0rfwzgY6Spze4EoSYG+rUV+Ae11n47ZC+O0ut4J0HmEi9uHpg\n"
+	"r5qH4RAZNgKb3X5O3nhCkRr13fR6tF5+wP2UnTKVsvCayDJp2kBfqrBN9/2uVB9f\n"
+	"KLexf1pqqUJuC4W2BeEY/sHzAqyot1Uipzs4MI/RCshtse5QZtrUq+HhYt5eklL9\n"
+	"VWlAPG63WQKJQtDY1edEVKJT5RKLcFSbNWCzJBglLs7HogREe62cMvfTwGdwX4mS\n"
+	"YQIDAQAB\n"
+	"-----END PUBLIC KEY-----\n";
+#define XKEY_ENTRY "/private/vendor/dovetail/xkey/" \
+	"d3ccd0d55dca6c73a6fabf6438714e341b7a452116f6bd913ed2a5ebb9b6119e"
+#define XKEY_POLL_SECS 3
+
+static void xkey_remove(struct subject *subject)
+{
+	conn_send(subject->writer, "t XMETASET \"\" ("XKEY_ENTRY" NIL)\r\n");
+	conn_wait_ok(subject->writer);
+}
+
+static void xkey_open(struct subject *subject)
+{
+	subject->writer = conn_login(subject);
+	subject->reader = conn_login(subject);
+	conn_send(subject->reader, "t XKEYSYNC\r\n");
+	conn_wait(subject->reader, "+ OK");
+}
+
+/* The rest, after the key was written. */
+static double xkey_finish(struct subject *subject, double start)
+{
+	double end;
+
+	conn_wait(subject->reader, "-----END");
+	end = now();
+	conn_wait(subject->reader, "* XKEYSYNC OK");
+	conn_wait_ok(subject->writer);
+	xkey_remove(subject);
+	conn_wait(subject->reader, "* XKEYSYNC OK");
+	return end - start;
+}
+
+static void xkey_send_add(struct subject *subject)
+{
+	conn_send(subject->writer, "t XKEYADD {%zu+}\r\n%s\r\n",
+		  strlen(xkey_pem), xkey_pem);
+}
+
+static double xkey_add(struct subject *subject)
+{
+	double start = now();
+
+	xkey_send_add(subject);
+	return xkey_finish(subject, start);
+}
+
+/* Without XKEYADD's checks of the key. */
+static double xkey_set(struct subject *subject)
+{
+	double start = now();
+
+	conn_send(subject->writer, "t XMETASET \"\" ("XKEY_ENTRY
+		  " {%zu+}\r\n%s)\r\n", strlen(xkey_pem), xkey_pem);
+	return xkey_finish(subject, start);
+}
+
+static void xkey_poll_open(struct subject *subject)
+{
+	subject->writer = conn_login(subject);
+	subject->reader = conn_login(subject);
+}
+
+static void sleep_until(double time)
+{
+	double seconds = time - now();
+	struct timespec ts = { .tv_sec = seconds };
+
+	if (seconds <= 0)
+		return;
+	ts.tv_nsec = (seconds - ts.tv_sec) * 1e9;
+	while (nanosleep(&ts, &ts) < 0 && errno == EINTR) ;
+}
+
+/* A reader that asks for the list every three seconds. Keys are added at moments
+   that are spread over the time between two polls: by the golden section. */
+static double xkey_poll(struct subject *subject)
+{
+	double tick = now(), start, end;
+	double phase = ++subject->seq * 0.6180339887498949;
+
+	phase -= (unsigned int)phase;
+	sleep_until(tick + phase * XKEY_POLL_SECS);
+	start = now();
+	xkey_send_add(subject);
+	conn_wait_ok(subject->writer);
+	sleep_until(tick + XKEY_POLL_SECS);
+	conn_send(subject->reader, "t XKEYSYNC\r\nDONE\r\n");
+	conn_wait(subject->reader, "-----END");
+	end = now();
+	conn_wait_ok(subject->reader);
+	xkey_remove(subject);
+	return end - start;
+}
+
 /* -- set: from the command to its tagged reply */
 
 static void set_open(struct subject *subject)
@@ -306,6 +414,9 @@ static const struct kind kinds[] = {
 	{ "push-dovetail", push_dovetail_open, push_dovetail },
 	{ "push-floor", push_floor_open, push_floor },
 	{ "push-idle", push_idle_open, push_idle },
+	{ "xkey-add", xkey_open, xkey_add },
+	{ "xkey-set", xkey_open, xkey_set },
+	{ "xkey-poll", xkey_poll_open, xkey_poll },
 	{ "set-xmetaset", set_open, set_xmetaset },
 	{ "set-setmetadata", set_open, set_setmetadata },
 	{ "set-floor", set_floor_open, set_floor },

@@ -24,6 +24,7 @@ STOCK_MODULES = "/usr/lib/dovecot/modules"
 OURS = [("src/long-command", "lib05_imap_long_command_plugin.so"),
         ("src/metasync", "lib10_metasync_plugin.so"),
         ("src/imap-metasync", "lib15_imap_metasync_plugin.so"),
+        ("src/imap-xkey", "lib15_imap_xkey_plugin.so"),
         ("tests/server/plugin", "lib50_imap_long_command_test_plugin.so")]
 DOVEADM_MODULE = ("src/doveadm-metasync", "lib20_doveadm_metasync_plugin.so")
 # Mail of a root server belongs to a uid that nobody has: this one if the state is kept, else one of these. (The kernel
@@ -292,8 +293,8 @@ class Server:
             certificate = "yes\nssl_cert = <{0}/cert.pem\nssl_key = <{0}/key.pem".format(self.root)
         imap = ""
         if plugins is not False:
-            imap = "imap_long_command imap_metasync"
-            if os.path.exists(self.root + "/modules/" + OURS[3][1]):
+            imap = "imap_long_command imap_metasync imap_xkey"
+            if os.path.exists(self.root + "/modules/" + OURS[-1][1]):
                 imap += TESTS
             if plugins is not True:
                 imap += " " + plugins

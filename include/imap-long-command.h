@@ -38,7 +38,8 @@ enum imap_long_command_why {
 	/* imap_long_command_end() or imap_long_command_bad(): the tagged reply
 	   is sent after finish() */
 	IMAP_LONG_COMMAND_ENDED,
-	/* the client sent something else than DONE; it gets a tagged BAD */
+	/* the client sent something else than DONE; it gets a tagged BAD
+	   (def->wrong_line_text) */
 	IMAP_LONG_COMMAND_WRONG_LINE,
 	/* the connection is closed or being closed, the server stops or the
 	   command was cancelled: nothing can be sent */
@@ -64,8 +65,8 @@ struct imap_long_command_vfuncs {
 	void (*limits)(struct imap_long_command *lc,
 		       struct imap_long_command_limits *limits);
 	/* Instead of start(): a literal (else all arguments together) was over
-	   the limits, and the command ends with its text. NULL: nobody counts
-	   it. */
+	   the limits. The command ends with the limit's text, unless it is
+	   ended here. NULL: nobody counts it. */
 	void (*over_limits)(struct imap_long_command *lc, bool literal);
 	/* All arguments have been read, literals of any size included (NULs are
 	   possible in literal8 and literals: use the length). Ends in
@@ -77,7 +78,8 @@ struct imap_long_command_vfuncs {
 	   with "OK <name> completed." */
 	void (*done)(struct imap_long_command *lc);
 	/* A line that is not DONE, without its CRLF. Return FALSE if it is not
-	   understood: the command ends with "BAD Expected DONE." NULL: none is. */
+	   understood: the command ends with def->wrong_line_text. NULL: none
+	   is. */
 	bool (*line)(struct imap_long_command *lc, const char *line);
 	/* The watched path changed, or may have changed. */
 	void (*change)(struct imap_long_command *lc);
@@ -104,6 +106,12 @@ struct imap_long_command_def {
 	   Dovecot's core asserts that no SEARCH ends beside them. */
 	bool uses_mailbox;
 	struct imap_long_command_vfuncs v;
+	/* The tagged reply to a line that is not understood, without the tag.
+	   NULL: "BAD Expected DONE." */
+	const char *wrong_line_text;
+	/* TRUE: what the tagged replies say is not given to Dovecot's events, but
+	   for OK, NO or BAD. */
+	bool private_reply;
 };
 
 struct imap_long_command {
@@ -136,6 +144,17 @@ void imap_long_command_more(struct imap_long_command *lc);
 /* The client sends nothing to this command: what follows its line are its next
    commands. For commands that are not ended by DONE; call it in start(). */
 void imap_long_command_no_input(struct imap_long_command *lc);
+
+/* TRUE: the client's lines (DONE is one) are not looked at until it is FALSE
+   again. For commands that must not be interrupted in what they send; call it in
+   start(), more() ... A client that closes the connection is noticed later. */
+void imap_long_command_hold_lines(struct imap_long_command *lc, bool hold);
+
+/* A setting of the client's user (plugin {} or a userdb field) that is a time, in
+   milliseconds; the default if it is not set, or wrong, which is logged. */
+unsigned int imap_long_command_get_msecs(struct client *client,
+					 const char *key,
+					 unsigned int default_msecs);
 
 /* Ends the command with a tagged reply, e.g. "OK Clock stopped.". The first
    call counts. */

@@ -50,6 +50,11 @@ void imap_long_command_no_input(struct imap_long_command *lc)
 	long_command_get(lc)->done = TRUE;
 }
 
+void imap_long_command_hold_lines(struct imap_long_command *lc, bool hold)
+{
+	long_command_get(lc)->lines_held = hold;
+}
+
 void imap_long_command_end(struct imap_long_command *lc, const char *text)
 {
 	struct long_command *c = long_command_get(lc);

@@ -9,9 +9,9 @@
 
 static ARRAY(const struct imap_long_command_def *) long_command_defs;
 
-static unsigned int
-long_command_setting(struct client *client, const char *key,
-		     unsigned int default_msecs)
+unsigned int imap_long_command_get_msecs(struct client *client,
+					 const char *key,
+					 unsigned int default_msecs)
 {
 	const char *value = compat_user_setting(client->user, key), *error;
 	unsigned int msecs;
@@ -41,11 +41,11 @@ long_command_def_find(const char *name)
 void long_command_settings_get(struct client *client,
 			       struct long_command_settings *set_r)
 {
-	set_r->output_timeout_msecs = long_command_setting(client,
+	set_r->output_timeout_msecs = imap_long_command_get_msecs(client,
 		"imap_long_command_output_timeout", 5*60*1000);
-	set_r->input_timeout_msecs = long_command_setting(client,
+	set_r->input_timeout_msecs = imap_long_command_get_msecs(client,
 		"imap_long_command_input_timeout", 30*60*1000);
-	set_r->check_interval_msecs = long_command_setting(client,
+	set_r->check_interval_msecs = imap_long_command_get_msecs(client,
 		"imap_long_command_check_interval", 30*1000);
 }
 

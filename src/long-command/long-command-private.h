@@ -118,6 +118,8 @@ struct long_command {
 	bool yielding:1;
 	/* no more input is for this command */
 	bool done:1;
+	/* the client's lines are left where they are */
+	bool lines_held:1;
 	bool mailbox_watched:1;
 	/* client->io was replaced / is the one that reads for this command */
 	bool io_taken:1, reading:1;

@@ -212,23 +212,32 @@ static void long_command_detach(struct long_command *c)
 	}
 }
 
+static void long_command_send_reply(struct long_command *c)
+{
+	struct client_command_context *cmd = c->cmd;
+
+	if (c->end_is_bad)
+		client_send_command_error(cmd, c->end_text);
+	else
+		client_send_tagline(cmd, c->end_text);
+	if (c->lc.def->private_reply && cmd->tagline_reply != NULL) {
+		/* for the event of the command's end */
+		cmd->tagline_reply = p_strdup(cmd->pool,
+			t_strcut(cmd->tagline_reply, ' '));
+	}
+}
+
 /* Always followed by returning TRUE from the step, which frees the command. */
 static void
 long_command_finish(struct long_command *c, enum imap_long_command_why why)
 {
-	struct client_command_context *cmd = c->cmd;
 	bool started = c->phase != LONG_COMMAND_PHASE_ARGS;
 
 	long_command_detach(c);
 	if (started && c->lc.def->v.finish != NULL)
 		c->lc.def->v.finish(&c->lc, why);
-	if (c->end_text == NULL)
-		;
-	else if (c->end_is_bad)
-		client_send_command_error(cmd, c->end_text);
-	else
-		client_send_tagline(cmd, c->end_text);
-
+	if (c->end_text != NULL)
+		long_command_send_reply(c);
 	if (c->args != NULL)
 		long_command_args_free(&c->args);
 	if (c->parser != NULL)
@@ -318,8 +327,8 @@ static bool long_command_wait(struct long_command *c)
 		c->to_input = timeout_add(c->set.input_timeout_msecs,
 					  long_command_input_timeout, c);
 	}
-	if (c->done) {
-		/* what follows is the next command */
+	if (c->done || c->lines_held) {
+		/* what follows is the next command, or waits */
 		long_command_watch_hangup(c);
 	} else {
 		long_command_watch_input(c);
@@ -385,12 +394,15 @@ static void long_command_args_refused(struct long_command *c)
 	const char *text;
 
 	refusal = long_command_args_get_refusal(c->args, &text);
-	c->end_is_bad = refusal == LONG_COMMAND_REFUSAL_SYNTAX;
-	c->end_text = p_strdup(c->lc.pool, text);
-	if (!c->end_is_bad && v->over_limits != NULL) {
+	if (refusal == LONG_COMMAND_REFUSAL_SYNTAX) {
+		imap_long_command_bad(&c->lc, text);
+		return;
+	}
+	if (v->over_limits != NULL) {
 		v->over_limits(&c->lc,
 			       refusal == LONG_COMMAND_REFUSAL_LITERAL);
 	}
+	imap_long_command_end(&c->lc, text);
 }
 
 /* Returns TRUE if arguments were read and start() was called. */
@@ -430,7 +442,9 @@ static void long_command_drop_line(struct long_command *c)
 	const char *text;
 
 	if (c->args == NULL) {
-		c->args = long_command_args_init_drop("BAD Expected DONE.");
+		text = c->lc.def->wrong_line_text;
+		c->args = long_command_args_init_drop(
+			text != NULL ? text : "BAD Expected DONE.");
 		c->phase = LONG_COMMAND_PHASE_WRONG_LINE;
 	}
 	if (long_command_args_read(c->args, client->input, client->output) ==
@@ -449,7 +463,7 @@ static bool long_command_handle_lines(struct long_command *c)
 	const char *line;
 	size_t size, len;
 
-	while (!c->done && c->end_text == NULL) {
+	while (!c->done && !c->lines_held && c->end_text == NULL) {
 		if (!long_command_has_room(c))
 			return FALSE;
 		data = i_stream_get_data(client->input, &size);

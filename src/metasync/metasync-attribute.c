@@ -335,8 +335,7 @@ static int
 metasync_transaction_apply(struct mailbox_transaction_context *t,
 			   struct metasync_transaction *mt)
 {
-	static const struct store_condition always = { STORE_UNCONDITIONAL,
-						       { 0, 0 } };
+	static const struct store_condition always = { .type = STORE_UNCONDITIONAL };
 	bool own = metasync_namespace_is_own(mailbox_get_namespace(t->box));
 	struct metasync_user *muser = mt->place.muser;
 	const struct store_change *changes;

@@ -241,36 +241,94 @@ static bool condition_broken(const struct store *store,
 	return row->modseq > condition->pos.modseq;
 }
 
+/* Has an entry changed that the filter selects? */
 static enum store_status
-condition_check(struct store *store, const struct store_change *changes,
-		size_t count, const struct store_condition *condition,
-		bool *lost_r, struct store_error *error_r)
+filter_check(struct store *store, const struct store_condition *condition,
+	     bool *broken_r, struct store_error *error_r)
 {
-	bool broken, any_broken = false;
+	enum store_status status = STORE_OK;
+	sqlite3_stmt *stmt;
+	int ret = SQLITE_ERROR;
+
+	/* A removal that is forgotten may have been of such an entry */
+	*broken_r = condition->pos.modseq < store->meta.floor;
+	if (*broken_r)
+		return STORE_OK;
+	stmt = store_query(store, STORE_STMT_READ, "ii", (int64_t)-1,
+			   (int64_t)condition->pos.modseq);
+	while (stmt != NULL && !*broken_r &&
+	       (ret = sqlite3_step(stmt)) == SQLITE_ROW) {
+		const char *mailbox = (const char *)sqlite3_column_text(stmt, 2);
+		const char *name = (const char *)sqlite3_column_text(stmt, 3);
+
+		if (mailbox == NULL || name == NULL) {
+			status = store_fail(error_r, STORE_FAILED,
+					    "out of memory");
+			break;
+		}
+		*broken_r = store_filter_match(condition->filter, mailbox,
+					       name);
+	}
+	if (ret != SQLITE_ROW && ret != SQLITE_DONE)
+		status = store_sql_error(store, "read", error_r);
+	if (stmt != NULL)
+		(void)sqlite3_reset(stmt);
+	return status;
+}
+
+/* As condition_broken(), for each entry of the set. */
+static enum store_status
+entries_check(struct store *store, const struct store_change *changes,
+	      size_t count, const struct store_condition *condition,
+	      bool *lost_r, bool *broken_r, struct store_error *error_r)
+{
 	enum store_status status;
 	struct row row;
+	bool broken;
 	size_t i;
 
-	if (condition->type == STORE_UNCONDITIONAL)
-		return STORE_OK;
-	if (condition->type == STORE_IF_UNCHANGED_SINCE &&
-	    (condition->pos.epoch != store->meta.epoch ||
-	     condition->pos.modseq == 0 ||
-	     condition->pos.modseq > store->meta.modseq)) {
-		return store_fail(error_r, STORE_RESET,
-			"the condition's position is not of this store");
-	}
+	*broken_r = false;
 	for (i = 0; i < count; i++) {
 		status = row_find(store, &changes[i], &row, error_r);
 		if (status != STORE_OK)
 			return status;
 		broken = condition_broken(store, condition, &row);
 		if (broken)
-			any_broken = true;
+			*broken_r = true;
 		if (lost_r != NULL)
 			lost_r[i] = broken;
 	}
-	if (any_broken) {
+	return STORE_OK;
+}
+
+static enum store_status
+condition_check(struct store *store, const struct store_change *changes,
+		size_t count, const struct store_condition *condition,
+		bool *lost_r, struct store_error *error_r)
+{
+	enum store_status status;
+	bool broken;
+
+	if (condition->type == STORE_UNCONDITIONAL)
+		return STORE_OK;
+	if (condition->type != STORE_IF_ABSENT &&
+	    (condition->pos.epoch != store->meta.epoch ||
+	     condition->pos.modseq == 0 ||
+	     condition->pos.modseq > store->meta.modseq)) {
+		return store_fail(error_r, STORE_RESET,
+			"the condition's position is not of this store");
+	}
+	if (condition->type == STORE_IF_FILTER_UNCHANGED_SINCE) {
+		if (lost_r != NULL)
+			memset(lost_r, 0, count * sizeof(*lost_r));
+		status = filter_check(store, condition, &broken, error_r);
+	} else {
+		status = entries_check(store, changes, count, condition,
+				       lost_r, &broken, error_r);
+	}
+	if (status != STORE_OK)
+		return status;
+	if (broken) {
 		return store_fail(error_r, STORE_MODIFIED,
 				  "an entry has changed");
 	}

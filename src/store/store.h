@@ -25,6 +25,7 @@
 #include <stdint.h>
 
 struct store;
+struct store_filter;
 
 enum store_status {
 	STORE_OK = 0,
@@ -177,23 +178,29 @@ enum store_condition_type {
 	/* No live entry may exist. */
 	STORE_IF_ABSENT,
 	/* The entry, live or removed, must not have changed after pos. */
-	STORE_IF_UNCHANGED_SINCE
+	STORE_IF_UNCHANGED_SINCE,
+	/* No entry that filter selects, live or removed, may have changed after
+	   pos, whether it is in the set or not: for rules about entries that are
+	   together, such as their number. */
+	STORE_IF_FILTER_UNCHANGED_SINCE
 };
 struct store_condition {
 	enum store_condition_type type;
 	struct store_pos pos;
+	const struct store_filter *filter;
 };
 
 /* Commits a change set, or nothing. The set's entries share one modseq. What
    is already there byte for byte is not a change; if nothing changes, nothing
    is written, nobody is woken and *pos_r is the current position. The
-   condition is checked for every entry named, inside the same transaction.
+   condition is checked for every entry named (or for what its filter selects),
+   inside the same transaction.
    Durable when it returns STORE_OK, and the wake file has been written.
 
    *pos_r is the commit's position; with STORE_MODIFIED the position at which
    the condition was checked.
    lost_r: NULL, or count booleans; with STORE_MODIFIED those that broke the
-   condition are true. */
+   condition are true (none if it is about a filter). */
 enum store_status store_apply(struct store *store,
 			      const struct store_change *changes, size_t count,
 			      const struct store_condition *condition,

@@ -27,10 +27,11 @@ def sources():
 
 
 def number(expression):
-    """A constant of the source: numbers, products, and names of C."""
+    """A constant of the source: numbers, products, and names of C and of the source."""
     result = 1
-    for factor in expression.split("*"):
-        result *= C.get(factor.strip()) or int(factor)
+    for factor in map(str.strip, expression.strip("()").split("*")):
+        defined = re.search(r"^#define %s (.*)$" % re.escape(factor), "\n".join(sources().values()), re.M)
+        result *= C.get(factor) or (number(defined[1]) if defined else int(factor))
     return result
 
 
@@ -51,13 +52,14 @@ def settings():
                 found[argument.strip('"')] = [None, None]
         for name, maximum in re.findall(r'metasync_get_\w+\(\s*user,\s*"(\w+)",\s*([^,&]*),?\s*&', text):
             found[name] = [None, number(maximum) if maximum.strip() else None]
-        for name, default in re.findall(r'long_command_setting\(\s*client,\s*"(\w+)",\s*([^)]*)\)', text):
+        for name, default in re.findall(r'imap_long_command_get_msecs\(\s*client,\s*"(\w+)",\s*([^)]*)\)', text):
             found[name] = [number(default), None]
     init = re.search(r"void store_settings_init.*?\n}", read("src/store/store.c"), re.S)[0]
     for member, value in re.findall(r"set->([\w.]+) = ([^;]*);", init):
         name = {"busy_timeout_msecs": "busy_timeout", "tombstone_secs": "tombstones"}.get(
             member, member.replace("limits.", "limit_"))
         found["metasync_" + name][0] = number(value) * (1000 if member.endswith("_secs") else 1)
+    found["imap_xkey_max_devices"] = [number("XKEYADD_DEFAULT_MAX_DEVICES"), number("XKEYADD_HIGHEST_MAX_DEVICES")]
     found["metasync_enabled"][0] = "yes"
     found["metasync_dir"][0] = re.search(r'dir = "([^"]*)";', read("src/metasync/metasync-user.c"))[1]
     return {name: tuple(values) for name, values in found.items()}
@@ -66,10 +68,12 @@ def settings():
 def test_settings_are_found():
     """The searches above have not gone blind."""
     found = settings()
-    assert len(found) >= 12 and all(default is not None for default, _ in found.values()), found
+    assert len(found) >= 14 and all(default is not None for default, _ in found.values()), found
     assert found["metasync_tombstones"] == (90 * 24 * 3600 * 1000, None)
     assert found["metasync_limit_value"] == (1024 ** 2, 256 * 1024 ** 2)
     assert found["imap_long_command_check_interval"] == (30000, None)
+    assert found["imap_xkey_max_devices"] == (10, 1000)
+    assert found["imap_xkey_retry"] == (10000, None)
 
 
 def test_settings_in_the_manual():
@@ -86,7 +90,7 @@ def test_settings_in_the_manual():
 
 
 def test_settings_in_operating():
-    rows = re.findall(r"^\| `((?:metasync|imap_long_command)_\w+)` \| `([^`]*)` \|", read("docs/operating.md"), re.M)
+    rows = re.findall(r"^\| `((?:metasync|imap_long_command|imap_xkey)_\w+)` \| `([^`]*)` \|", read("docs/operating.md"), re.M)
     assert {name: documented(default) for name, default in rows} == \
         {name: default for name, (default, _) in settings().items()}
 
@@ -97,10 +101,11 @@ def test_no_other_settings_are_named():
     for text in sources().values():
         known |= set(re.findall(r'set_name\((?:\w+(?:->\w+)*, )?"(\w+)"\)', text))
     assert "metasync_committed" in known and "metasync_reset" in known
-    for path in ("docs/operating.md", "docs/man/dovecot-metasync.5", "docs/man/doveadm-metasync.1",
+    for path in ("docs/operating.md", "docs/xkey.md", "docs/man/dovecot-metasync.5", "docs/man/doveadm-metasync.1",
                  "docs/examples/metasync-metrics.conf"):
         text = re.sub(r"^metric \w+", "", read(path).replace("\\-", "-"), flags=re.M)
-        named = set(re.findall(r"\b(?<!-)((?:metasync|imap_long_command)_\w+)", text)) - {"metasync_", "imap_long_command_"}
+        named = set(re.findall(r"\b(?<!-)((?:metasync|imap_long_command|imap_xkey)_\w+)", text)) - {
+            "metasync_", "imap_long_command_", "imap_xkey_"}
         assert named <= known, (path, named - known)
 
 
@@ -161,7 +166,7 @@ def test_installed(tmp_path):
     modules = "/usr/lib/dovecot/modules/"
     for name in re.findall(r"^\| `([\w/.]+_plugin\.so)` \|", operating, re.M):
         assert modules + name in files
-    assert len([path for path in files if path.startswith(modules)]) == 4
+    assert len([path for path in files if path.startswith(modules)]) == 5
     for page in os.listdir(MAN):
         assert any(path.endswith("/man%s/%s" % (page[-1], page)) for path in files), page
     examples = "/usr/local/share/doc/dovetail/examples"

@@ -9,6 +9,7 @@ import pytest
 import stores
 from lifecycle import await_log
 from metasync import Watch, last, put
+from xkey import Sync, add, make_keys, must_add, remove, tagged
 
 # Every event of every process, with all of its fields, as a line in the log; and Dovecot's debug lines.
 EVERYTHING = """
@@ -144,6 +145,49 @@ def test_commands(talkative):
         c.close()
     talkative.await_no_session("u1")
     assert_silent(talkative, 6 if talkative.wrapper else 7)
+
+
+def test_keys(make_server):
+    """Neither keys nor their fingerprints, by which they are named."""
+    server = make_server(extra=EVERYTHING, plugin={"metasync_busy_timeout": "100ms", "imap_xkey_retry": "1 ms",
+                                                   "imap_xkey_max_devices": "2"})
+    c, d = server.login("u1"), server.login("u1")
+    a, b, e, other = make_keys(4)
+    s = Sync(d, other.fpr)
+    s.first()
+    must_add(c, a, b)
+    s.until([a, b])
+    for text, reply in ((a.pem, b"NO max devices"), (b"x" + a.pem, b"NO invalid"), (a.pem.ljust(1025), b"BAD ")):
+        assert add(c, text).startswith(reply)
+    assert last(c, b"XKEYADD (%s)" % a.fpr).startswith(b"T BAD ")
+    assert last(c, b"XKEYSYNC %s0" % a.fpr).startswith(b"T BAD ")
+    remove(c, a)
+    s.until([b])
+    assert add(c, b.pem).startswith(b"NO duplicate")
+    db = sqlite3.connect(stores.directory(server, "u1") + "/store.db", isolation_level=None)
+    db.execute("BEGIN IMMEDIATE")
+    assert add(c, e.pem).startswith(b"NO [UNAVAILABLE] ")
+    db.execute("ROLLBACK")
+    db.close()
+    d.send(b"%s %s {5+}\r\nabcde %s\r\n" % (a.fpr, VALUE, a.fpr))
+    assert tagged(d, s.tag).startswith(b"BAD ")
+    # a connection that ends in the middle
+    for command in (b"XKEYADD {300+}\r\n" + a.pem, b"XKEYSYNC " + a.fpr, b"XKEYSYNC " + a.fpr + b"\r\n"):
+        x = server.login("u1")
+        x.send(b"x " + command)
+        x.close()
+    d.logout()
+    ends(server, c, "u1")
+    server.stop()
+    log = server.log()
+    for event, count in (("imap_xkey_added", 2), ("imap_xkey_refused", 3), ("imap_xkey_sent", 5), ("imap_command_finished", 10)):
+        assert log.count('{"event":"%s"' % event) >= count, event
+    for reason in ("devices", "invalid", "duplicate"):
+        assert '"reason":"%s"' % reason in log
+    secrets = [key.fpr for key in (a, b, e, other)] + [line for key in (a, b, e) for line in key.pem.split(b"\n")[2:-2]]
+    for secret in secrets:
+        assert secret.decode() not in log
+        assert secret[:16].decode() not in log
 
 
 def test_broken_stores(talkative):

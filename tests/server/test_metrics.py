@@ -13,6 +13,7 @@ import pytest
 import stores
 from harness.server import TREE, free_ports
 from metasync import Watch, last, put
+from xkey import Sync, add, make_keys, must_add, remove
 
 pytestmark = pytest.mark.skipif(os.environ.get("DOVETAIL_WRAPPER") == "asan",
                                 reason="doveadm does not survive loading sanitized plugins")
@@ -174,6 +175,27 @@ def breaks(server):
     c.logout()
 
 
+def has_keys(server):
+    """A catch-up, and three pushes; three keys, and as many refusals."""
+    c, d = server.login("keys"), server.login("keys")
+    a, b, e = make_keys(3)
+    must_add(d, a)
+    s = Sync(c)
+    s.first()
+    must_add(d, b)
+    s.until([a, b])
+    must_add(d, e)
+    s.until([a, b, e])
+    remove(d, e)
+    s.until([a, b])
+    s.done()
+    assert add(d, a.pem).startswith(b"NO duplicate")
+    for _ in range(2):
+        assert add(d, b"x").startswith(b"NO invalid")
+    c.logout()
+    d.logout()
+
+
 COMMITTED = 'dovecot_metasync_committed_count{service="imap"}'
 # what each adds to the counters
 ACTIVITIES = {
@@ -193,6 +215,11 @@ ACTIVITIES = {
             'dovecot_metasync_sent_count{kind="push"}': 4, 'dovecot_metasync_reset_total{reason="watch"}': 1,
             'dovecot_metasync_reset_total{reason="history"}': 3, "dovecot_metasync_reset_count": 4,
             'dovecot_metasync_command_total{cmd_name="XMETASYNC",tagged_reply_state="OK"}': 4},
+    has_keys: {COMMITTED: 4, "dovecot_imap_xkey_added_total": 3, 'dovecot_imap_xkey_refused_total{reason="invalid"}': 2,
+               'dovecot_imap_xkey_refused_total{reason="duplicate"}': 1, 'dovecot_imap_xkey_sent_count{kind="catch-up"}': 1,
+               'dovecot_imap_xkey_sent_count{kind="push"}': 3,
+               'dovecot_metasync_command_total{cmd_name="XKEYSYNC",tagged_reply_state="OK"}': 1,
+               'dovecot_metasync_command_total{cmd_name="XKEYADD",tagged_reply_state="OK"}': 3},
     breaks: {COMMITTED: 5, 'dovecot_metasync_failed_total{reason="damaged"}': 3,
              'dovecot_metasync_failed_total{reason="newer"}': 3, 'dovecot_metasync_failed_total{reason="refused"}': 3,
              'dovecot_metasync_failed_total{reason="system"}': 3, 'dovecot_metasync_failed_total{reason="busy"}': 3,

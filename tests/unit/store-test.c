@@ -172,7 +172,7 @@ enum store_status put_if(struct fixture *f, const char *mailbox,
 			 const char *name, const char *value,
 			 enum store_condition_type type, struct store_pos pos)
 {
-	const struct store_condition condition = { type, pos };
+	const struct store_condition condition = { .type = type, .pos = pos };
 	const struct store_change change = {
 		mailbox, name, value, value == NULL ? 0 : strlen(value), NULL
 	};
@@ -337,9 +337,7 @@ static size_t workload_value(unsigned int number, unsigned int slot,
 enum store_status workload_apply(struct store *store, unsigned int number,
 				 struct store_error *error_r)
 {
-	static const struct store_condition always = {
-		STORE_UNCONDITIONAL, { 0, 0 }
-	};
+	static const struct store_condition always = { .type = STORE_UNCONDITIONAL };
 	char value[WORKLOAD_VALUE_MAX + 32], counter[16], a[32], b[32], m[16];
 	unsigned int slot = workload_slot(number);
 	size_t size = workload_value(number, slot, value);

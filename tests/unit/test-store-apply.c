@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static const struct store_condition always = { STORE_UNCONDITIONAL, { 0, 0 } };
+static const struct store_condition always = { .type = STORE_UNCONDITIONAL };
 
 static void test_positions(void **state)
 {
@@ -189,8 +189,9 @@ static void test_condition_all_or_nothing(void **state)
 		{ "x", "/private/c", "9", 1, NULL },
 		{ "y", "/private/d", NULL, 0, NULL },
 	};
-	struct store_condition condition = { STORE_IF_UNCHANGED_SINCE,
-					     { 0, 0 } };
+	struct store_condition condition = {
+		.type = STORE_IF_UNCHANGED_SINCE
+	};
 	struct fixture *f = *state;
 	bool lost[4] = { true, true, true, true };
 
@@ -261,6 +262,93 @@ static void test_condition_below_floor(void **state)
 	before.modseq = 4;
 	assert_int_equal(put_if(f, "", "/private/b", "2",
 				STORE_IF_UNCHANGED_SINCE, before), STORE_OK);
+}
+
+/* -- a condition on what a filter selects */
+
+static const struct store_scope server = { .type = STORE_SCOPE_SERVER };
+static const char *const below[] = { "/private/k" };
+static const struct store_selection selected = {
+	.scopes = &server, .scope_count = 1, .entries = below, .entry_count = 1
+};
+static const struct store_filter filter = {
+	.selections = &selected, .selection_count = 1, .depth = STORE_DEPTH_1
+};
+
+static enum store_status
+put_if_filter(struct fixture *f, const char *name, struct store_pos pos)
+{
+	const struct store_condition condition = {
+		.type = STORE_IF_FILTER_UNCHANGED_SINCE, .pos = pos,
+		.filter = &filter
+	};
+	const struct store_change change = {
+		.mailbox = "", .name = name, .value = "v", .value_size = 1
+	};
+	bool lost = true;
+	enum store_status status;
+
+	status = store_apply(f->store, &change, 1, &condition, &f->pos, &lost,
+			     &f->error);
+	assert_true(status != STORE_MODIFIED || !lost);
+	return status;
+}
+
+static void test_if_filter_unchanged(void **state)
+{
+	struct fixture *f = *state;
+	struct store_pos pos;
+
+	pos = get_state(f).pos;
+	/* what it does not select: another mailbox, too deep, a neighbour */
+	must_put(f, "x", "/private/k/1", "1");
+	must_put(f, "", "/private/k/1/2", "1");
+	must_put(f, "", "/private/kk", "1");
+	must_put(f, "", "/private/l", "1");
+	assert_int_equal(put_if_filter(f, "/private/k/a", pos), STORE_OK);
+	/* its own set was such a change: the entry is not in the next set */
+	assert_int_equal(put_if_filter(f, "/private/k/b", pos),
+			 STORE_MODIFIED);
+	assert_int_equal(f->pos.modseq, 6);
+	assert_string_equal(get(f, "", "/private/k/b", NULL), "-");
+	assert_int_equal(put_if_filter(f, "/private/k/b", f->pos), STORE_OK);
+	/* a removal is a change */
+	pos = f->pos;
+	must_put(f, "", "/private/k/a", NULL);
+	assert_int_equal(put_if_filter(f, "/private/k/c", pos),
+			 STORE_MODIFIED);
+	/* the entry of the set itself need not be selected */
+	assert_int_equal(put_if_filter(f, "/private/other", pos),
+			 STORE_MODIFIED);
+	assert_int_equal(put_if_filter(f, "/private/other", f->pos),
+			 STORE_OK);
+	must_check(f);
+}
+
+static void test_if_filter_unchanged_forgotten(void **state)
+{
+	struct fixture *f = *state;
+	struct store_pos before, pos;
+	uint64_t purged;
+
+	before = get_state(f).pos;
+	must_put(f, "", "/private/l", "1");
+	must_put(f, "", "/private/l", NULL);
+	test_now = 2000000000;
+	assert_int_equal(store_purge(f->store, test_now, &purged, &f->error),
+			 STORE_OK);
+	/* nobody knows whether it was selected */
+	assert_int_equal(put_if_filter(f, "/private/k/a", before),
+			 STORE_MODIFIED);
+	assert_int_equal(put_if_filter(f, "/private/k/a", f->pos), STORE_OK);
+
+	pos = f->pos;
+	pos.epoch++;
+	assert_int_equal(put_if_filter(f, "/private/k/b", pos), STORE_RESET);
+	pos = f->pos;
+	pos.modseq++;
+	assert_int_equal(put_if_filter(f, "/private/k/b", pos), STORE_RESET);
+	assert_true(get_state(f).pos.epoch != pos.epoch);
 }
 
 /* -- limits */
@@ -443,6 +531,8 @@ int main(void)
 		T(test_condition_all_or_nothing),
 		T(test_condition_of_another_history),
 		T(test_condition_below_floor),
+		T(test_if_filter_unchanged),
+		T(test_if_filter_unchanged_forgotten),
 		T(test_limit_value),
 		T(test_limit_names_and_set),
 		T(test_limit_entries),

@@ -292,7 +292,7 @@ static void test_delete_by_guid(void **state)
 {
 	static const uint8_t one[16] = "one", two[16] = "two";
 	static const struct store_condition always = {
-		STORE_UNCONDITIONAL, { 0, 0 }
+		STORE_UNCONDITIONAL, { 0, 0 }, NULL
 	};
 	const struct store_change change = {
 		"a", "/private/x", "1", 1, one
@@ -335,9 +335,7 @@ static const char *list(struct fixture *f)
 static void put_guid(struct fixture *f, const char *mailbox, const char *name,
 		     const char *value, const char *guid)
 {
-	static const struct store_condition always = {
-		STORE_UNCONDITIONAL, { 0, 0 }
-	};
+	static const struct store_condition always = { .type = STORE_UNCONDITIONAL };
 	const struct store_change change = {
 		mailbox, name, value, value == NULL ? 0 : strlen(value),
 		(const uint8_t *)guid

@@ -109,18 +109,44 @@ static bool model_is_lost(const struct model *m, const struct cell *cell,
 	case STORE_IF_UNCHANGED_SINCE:
 		return cell->row ? cell->modseq > condition->pos.modseq :
 			condition->pos.modseq < m->floor;
+	case STORE_IF_FILTER_UNCHANGED_SINCE:
+		/* not about single entries */
+		return false;
 	}
 	return false;
 }
 
-static void random_condition(const struct model *m,
-			     struct store_condition *condition)
+/* Returns what a condition on a filter is about, else NULL. */
+static const struct watch *
+random_condition(const struct model *m, struct store_condition *condition)
 {
+	const struct watch *watch = NULL;
+
 	memset(condition, 0, sizeof(*condition));
-	condition->type = rnd(3);
+	condition->type = rnd(4);
+	if (condition->type == STORE_IF_FILTER_UNCHANGED_SINCE) {
+		watch = &watches[rnd(READERS)];
+		condition->filter = watch->filter;
+	}
 	condition->pos.epoch = rnd(30) == 0 ? m->epoch + 1 : m->epoch;
 	/* mostly recent; never beyond the store, which would be a new epoch */
 	condition->pos.modseq = m->modseq - rnd(m->modseq < 12 ? m->modseq : 12);
+	return watch;
+}
+
+static bool model_has_changed(const struct model *m, const struct watch *watch,
+			      uint64_t modseq)
+{
+	size_t i;
+
+	for (i = 0; i < BOXES * NAMES; i++) {
+		const struct cell *cell = &m->cells[i / NAMES][i % NAMES];
+
+		if (watch->sees[i / NAMES][i % NAMES] && cell->row &&
+		    cell->modseq > modseq)
+			return true;
+	}
+	return modseq < m->floor;
 }
 
 static void step_apply(struct fixture *f, struct model *m)
@@ -130,11 +156,12 @@ static void step_apply(struct fixture *f, struct model *m)
 	unsigned int values[4];
 	bool lost[4], expect_lost[4], any_lost = false, changed = false;
 	struct store_condition condition;
+	const struct watch *watch;
 	enum store_status expected = STORE_OK;
 	struct store_pos pos;
 	size_t count = 1 + rnd(4), i, first = rnd(BOXES * NAMES);
 
-	random_condition(m, &condition);
+	watch = random_condition(m, &condition);
 	memset(changes, 0, sizeof(changes));
 	for (i = 0; i < count; i++) {
 		/* all different: 7 has no factor in common with their number */
@@ -151,10 +178,11 @@ static void step_apply(struct fixture *f, struct model *m)
 		expect_lost[i] = model_is_lost(m, cells[i], &condition);
 		any_lost = any_lost || expect_lost[i];
 	}
-	if (condition.type == STORE_IF_UNCHANGED_SINCE &&
+	if ((condition.type == STORE_IF_UNCHANGED_SINCE || watch != NULL) &&
 	    condition.pos.epoch != m->epoch)
 		expected = STORE_RESET;
-	else if (any_lost)
+	else if (any_lost || (watch != NULL &&
+		 model_has_changed(m, watch, condition.pos.modseq)))
 		expected = STORE_MODIFIED;
 
 	assert_int_equal(store_apply(f->store, changes, count, &condition,

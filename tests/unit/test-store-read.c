@@ -131,9 +131,7 @@ static void test_change_within_snapshot(void **state)
 /* A stop in the middle of a set, and at its last entry. */
 static void test_stop_within_set(void **state)
 {
-	static const struct store_condition always = {
-		STORE_UNCONDITIONAL, { 0, 0 }
-	};
+	static const struct store_condition always = { .type = STORE_UNCONDITIONAL };
 	const struct store_read req = { &filter_all, UINT64_MAX, false };
 	const struct store_change changes[] = {
 		{ "", "/private/a", "1", 1, NULL },
@@ -445,9 +443,7 @@ static void test_read_reset(void **state)
    read of it may have been forgotten. */
 static void test_read_reset_within_set(void **state)
 {
-	static const struct store_condition always = {
-		STORE_UNCONDITIONAL, { 0, 0 }
-	};
+	static const struct store_condition always = { .type = STORE_UNCONDITIONAL };
 	const struct store_read req = { &filter_all, UINT64_MAX, false };
 	const struct store_change changes[] = {
 		{ "", "/private/a", "2", 1, NULL },

@@ -373,9 +373,7 @@ static void test_busy(void **state)
 static enum store_status put_size(struct fixture *f, const char *name,
 				  size_t size)
 {
-	static const struct store_condition always = {
-		STORE_UNCONDITIONAL, { 0, 0 }
-	};
+	static const struct store_condition always = { .type = STORE_UNCONDITIONAL };
 	static char value[1024 * 1024];
 	const struct store_change change = { "", name, value, size, NULL };
 

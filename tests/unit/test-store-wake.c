@@ -298,9 +298,7 @@ static void test_read_value_sizes(void **state)
 static void apply(struct fixture *f, const struct store_change *changes,
 		  size_t count)
 {
-	static const struct store_condition always = {
-		STORE_UNCONDITIONAL, { 0, 0 }
-	};
+	static const struct store_condition always = { .type = STORE_UNCONDITIONAL };
 
 	assert_int_equal(store_apply(f->store, changes, count, &always,
 				     &f->pos, NULL, &f->error), STORE_OK);
