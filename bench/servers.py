@@ -18,8 +18,8 @@ LIMITS = {"metasync_limit_entries": "200000", "metasync_limit_bytes": "256M"}
 STOCK = "mail_attribute_dict = file:%h/dovecot-attributes\nprotocol imap {\n  imap_metadata = yes\n}\n"
 
 
-def dovetail():
-    return Server(plugin=LIMITS)
+def dovetail(xkey=False):
+    return Server(plugin=LIMITS, xkey=xkey)
 
 
 def stock():

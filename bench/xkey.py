@@ -5,7 +5,7 @@ from . import push, report, servers
 
 def run(results):
     blocks, polls = (10, 4) if results.quick else (100, 12)
-    with servers.dovetail() as ours:
+    with servers.dovetail(xkey=True) as ours:
         results.data_is_on(ours.root)
         servers.fill(ours, "push", push.ENTRIES)
         samples = servers.drive(

@@ -169,14 +169,15 @@ def remove_after_all(function, path, _):
 
 
 class Server:
-    """plugins: True (ours), False (none), or the names of imap plugins beside ours. plugin: settings in
+    """plugins: True (ours), False (none), or the names of imap plugins beside ours. xkey: False: without imap_xkey, which
+    brings OpenSSL's libcrypto into each imap process. plugin: settings in
     plugin { }. extra: text at the end of the configuration. keep: a directory for the users' homes.
     homes: False: users have mail, but no home. userdb: more fields of each user ("%u" in them is
     the name), or lines of the userdb. "{root}" in settings is the server's directory."""
 
     def __init__(self, plugin=None, plugins=True, extra="", port=None, tls=False, keep=None,
                  client_limit=1, service_count=1, process_min_avail=0, wrapper=None,
-                 mail_location="maildir:~/mail", homes=True, userdb=""):
+                 mail_location="maildir:~/mail", homes=True, userdb="", xkey=True):
         self.root = tempfile.mkdtemp(prefix="dt-", dir="/tmp")
         self.port = port or free_ports()
         self.tls_port = self.port + 850
@@ -198,7 +199,7 @@ class Server:
             self._modules()
             with open(self.config, "w") as f:
                 f.write(self._config(plugin or {}, plugins, extra, tls, client_limit, service_count,
-                                     process_min_avail, mail_location, homes, userdb))
+                                     process_min_avail, mail_location, homes, userdb, xkey))
             self.start()
         except BaseException:
             self.destroy()
@@ -277,7 +278,7 @@ class Server:
         return "executable = %s\n  vsz_limit = %s" % (path, "0" if self.wrapper == "asan" else "4G")
 
     def _config(self, plugin, plugins, extra, tls, client_limit, service_count, process_min_avail,
-                mail_location, homes, userdb):
+                mail_location, homes, userdb, xkey):
         users = chroot = ""
         if not self.as_root:
             me = pwd.getpwuid(os.getuid()).pw_name
@@ -293,7 +294,7 @@ class Server:
             certificate = "yes\nssl_cert = <{0}/cert.pem\nssl_key = <{0}/key.pem".format(self.root)
         imap = ""
         if plugins is not False:
-            imap = "imap_long_command imap_metasync imap_xkey"
+            imap = "imap_long_command imap_metasync" + (" imap_xkey" if xkey else "")
             if os.path.exists(self.root + "/modules/" + OURS[-1][1]):
                 imap += TESTS
             if plugins is not True:

@@ -142,6 +142,11 @@ def test_configuration(tmp_path):
     assert plugins() == {"quota", "metasync"}
     assert plugins("-f", "protocol=lda") == {"quota", "metasync", "sieve"}
     assert plugins("-f", "protocol=imap") == {"quota", "imap_quota", "metasync", "imap_long_command", "imap_metasync"}
+    # with XKEY
+    line, = re.findall(r"^ {6}mail_plugins = .* imap_xkey$", read("docs/operating.md"), re.M)
+    (tmp_path / name).write_text(re.sub(r"^ *mail_plugins = .* imap_metasync$", line, files[name], flags=re.M))
+    assert plugins("-f", "protocol=imap") == {"quota", "imap_quota", "metasync", "imap_long_command", "imap_metasync", "imap_xkey"}
+    assert plugins() == {"quota", "metasync"}
 
 
 @pytest.mark.parametrize("page", sorted(os.listdir(MAN)))

@@ -2,15 +2,14 @@
 
 import base64
 import re
-import subprocess
 import threading
 
 import pytest
 
 from lifecycle import deliver
-from metasync import TOOK, Watch, ask, last, put, sane
-from xkey import (DIR, RSA_ENCRYPTION, Key, Sync, add, added, devices, fill, generate, integer, key_of, make_key, make_keys, moduli, must_add, openssl, pem,
-                  public_of, remove, rsa_der, spki, tagged, tlv)
+from metasync import Watch, ask, last, put, sane
+from xkey import (DIR, RSA_ENCRYPTION, Key, Sync, add, added, devices, fill, generate, integer, key_of, make_key, make_keys,
+                  moduli, must_add, openssl, pem, public_of, remove, rsa_der, spki, tagged, tlv)
 
 INVALID = b"NO invalid public key"
 FULL = b"NO max devices already reached"
@@ -141,7 +140,8 @@ OTHERS = {
 DER = spki(rsa_der(next(moduli())))
 GARBAGE = {
     "base64": lambda: pem(b"\x5a" * 300), "half": lambda: pem(DER[:-20]), "longer": lambda: pem(DER + b"\0"),
-    "no-bit-string": lambda: pem(tlv(0x30, DER[3:23])), "empty": lambda: pem(b""), "not-base64": lambda: A.pem.replace(b"\nMI", b"\n!!"),
+    "no-bit-string": lambda: pem(tlv(0x30, DER[3:23])), "empty": lambda: pem(b""),
+    "not-base64": lambda: A.pem.replace(b"\nMI", b"\n!!"),
     "no-end": lambda: A.pem.rpartition(b"-----END")[0], "other-end": lambda: A.pem.replace(b"END PUBLIC", b"END RSA PUBLIC"),
     "encrypted": lambda: A.pem.replace(b"-----\n", b"-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\n", 1),
     "der": lambda: DER.replace(b"\0", b"").translate(None, bytes(range(128, 256))),
@@ -202,7 +202,8 @@ def test_size(client, user):
 
 @pytest.mark.parametrize("change", [
     lambda text: text.replace(b"\n", b"\r\n"), lambda text: b"Here it is:\r\n\r\n" + text + b"-- \nAnn\n",
-    lambda text: text.rstrip(), lambda text: b"\n\n" + text, lambda text: pem(base64.b64decode(b"".join(text.split(b"\n")[1:-2])), line=76),
+    lambda text: text.rstrip(), lambda text: b"\n\n" + text,
+    lambda text: pem(base64.b64decode(b"".join(text.split(b"\n")[1:-2])), line=76),
     lambda text: text.replace(b"\n", b" \n"), lambda text: OTHERS["pkcs1"]() + text],
     ids=["CRLF", "text", "no-last-LF", "empty-lines", "long-lines", "blanks", "another-block"])
 def test_what_is_stored_is_normal(client, user, change):
@@ -355,8 +356,10 @@ def test_fingerprints_as_strings(client, user):
 
 @pytest.mark.parametrize("args", [
     b"x", A.fpr[1:], A.fpr + b"0", b'""', b"NIL", b"()", b"(%s)" % A.fpr, b"%s x" % A.fpr, b"x %s" % A.fpr,
-    b"{65}", b"{65+}\r\n%s0" % A.fpr, b"{64+}\r\n%s\0" % A.fpr[1:], b"{64+}\r\n\0%s" % A.fpr[1:], b"{99999+}\r\n" + b"x" * 99999],
-    ids=["short", "63", "65", "empty", "NIL", "list", "in-a-list", "second", "first", "literal", "literal+", "NUL", "NUL-first", "long"])
+    b"{65}", b"{65+}\r\n%s0" % A.fpr, b"{64+}\r\n%s\0" % A.fpr[1:], b"{64+}\r\n\0%s" % A.fpr[1:],
+    b"{99999+}\r\n" + b"x" * 99999],
+    ids=["short", "63", "65", "empty", "NIL", "list", "in-a-list", "second", "first", "literal", "literal+", "NUL", "NUL-first",
+         "long"])
 def test_wrong_fingerprints(client, user, args):
     c = client(user)
     assert last(c, b"XKEYSYNC " + args) == b"T %s." % NO_FPR

@@ -16,11 +16,12 @@ from harness.server import imap_pid
 from lifecycle import alive, await_log, cpu_seconds
 from metasync import last, sane
 from stores import directory, owned
-from xkey import DIR, Sync, add, added, devices, make_keys, must_add, remove, tagged
+from xkey import Sync, add, added, devices, make_keys, must_add, remove, tagged
 
 A, B, C = sorted(make_keys(3), key=lambda key: key.fpr)
 BUSY = b"NO [UNAVAILABLE] The store is busy, try again"
 UNUSABLE = b"NO [UNAVAILABLE] The store cannot be used"
+DAMAGED = b"NO [CORRUPTION] The store is damaged"
 SETTINGS = {"metasync_busy_timeout": "100ms", "imap_long_command_check_interval": "1s"}
 
 
@@ -267,7 +268,7 @@ def test_done_in_trouble(patient, user):
         sane(c)
 
 
-@pytest.mark.parametrize("make, reply", [(stores.damaged("garbage"), b"NO [CORRUPTION] The store is damaged"), (stores.newer, UNUSABLE)],
+@pytest.mark.parametrize("make, reply", [(stores.damaged("garbage"), DAMAGED), (stores.newer, UNUSABLE)],
                          ids=["damaged", "newer"])
 def test_trouble_that_will_not_pass(patient, user, make, reply):
     """It is not tried again."""
@@ -296,7 +297,7 @@ def test_damaged_while_waiting(patient, user):
     stores.damaged("garbage")(patient, d)
     owned(patient, d)
     owned(patient, d + "/store.db")
-    assert tagged(c, s.tag) == b"NO [CORRUPTION] The store is damaged"
+    assert tagged(c, s.tag) == DAMAGED
     sane(c)
 
 

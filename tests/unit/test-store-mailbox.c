@@ -291,9 +291,7 @@ static void test_delete(void **state)
 static void test_delete_by_guid(void **state)
 {
 	static const uint8_t one[16] = "one", two[16] = "two";
-	static const struct store_condition always = {
-		STORE_UNCONDITIONAL, { 0, 0 }, NULL
-	};
+	static const struct store_condition always = { .type = STORE_UNCONDITIONAL };
 	const struct store_change change = {
 		"a", "/private/x", "1", 1, one
 	};
