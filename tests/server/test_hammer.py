@@ -121,6 +121,8 @@ def test_pairs_are_never_torn(server, user, seconds):
     assert 1 < truth.mark[1] <= 2 + sum(w.sets for w in writers)
     for reader in readers:
         assert reader.watch.state == truth.state
-        assert reader.markers > 1
+        assert reader.markers > 0
+    # and most of them before the end
+    assert sum(reader.markers for reader in readers) > 2 * len(readers)
     # some lost the connection after a PARTIAL mark, and resumed from it
     assert sum(reader.partials for reader in readers) > 0
