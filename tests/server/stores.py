@@ -3,8 +3,17 @@
 import os
 import shutil
 import sqlite3
+import time
 
 from metasync import put
+
+
+def await_closed(path):
+    """Until nobody has the store open: who closes it last removes the log and then its index."""
+    end = time.monotonic() + 60
+    while any(os.path.exists(path + "/store.db" + suffix) for suffix in ("-wal", "-shm")):
+        assert time.monotonic() < end, "the store is not closed"
+        time.sleep(0.01)
 
 
 def directory(server, user):

@@ -14,7 +14,7 @@ import pytest
 import stores
 from lifecycle import await_log
 from metasync import Watch, last, put, sane
-from stores import directory, owned, prepare
+from stores import await_closed, directory, owned, prepare
 
 A = b"/private/vendor/test/a"
 SET = b'XMETASET "" (%s "x")' % A
@@ -233,7 +233,7 @@ def test_restored_backup(server, user):
     c = server.login(user)
     put(c, [(A, b'"backup"')])
     c.logout()
-    server.await_no_session(user)
+    await_closed(d)
     shutil.copytree(d, d + "-copy")
     c = server.login(user)
     put(c, [(A, b'"lost"')])

@@ -15,7 +15,7 @@ import stores
 from harness.server import imap_pid
 from lifecycle import alive, await_log, cpu_seconds
 from metasync import last, sane
-from stores import directory, owned
+from stores import await_closed, directory, owned
 from xkey import Sync, add, added, devices, make_keys, must_add, remove, tagged
 
 A, B, C = sorted(make_keys(3), key=lambda key: key.fpr)
@@ -308,7 +308,7 @@ def test_restored_backup_while_waiting(patient, user):
     c = patient.login(user)
     must_add(c, A, B)
     c.logout()
-    patient.await_no_session(user)
+    await_closed(d)
     shutil.copytree(d, d + "-copy")
     c = patient.login(user)
     remove(c, A)
