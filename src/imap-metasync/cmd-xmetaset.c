@@ -174,11 +174,9 @@ const struct imap_long_command_def imap_metasync_cmd_xmetaset = {
 	.name = "XMETASET",
 	/* the values that won may be large */
 	.uses_mailbox = TRUE,
-	.v = {
-		.limits = xmetaset_limits,
-		.over_limits = xmetaset_over_limits,
-		.start = xmetaset_start,
-		.more = xmetaset_more,
-		.finish = xmetaset_finish
-	}
+	.limits = xmetaset_limits,
+	.over_limits = xmetaset_over_limits,
+	.start = xmetaset_start,
+	.more = xmetaset_more,
+	.finish = xmetaset_finish
 };

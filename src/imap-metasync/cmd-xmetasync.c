@@ -300,12 +300,10 @@ static void xmetasync_finish(struct imap_long_command *lc,
 const struct imap_long_command_def imap_metasync_cmd_xmetasync = {
 	.name = "XMETASYNC",
 	.uses_mailbox = TRUE,
-	.v = {
-		.start = xmetasync_start,
-		.done = xmetasync_done,
-		.change = xmetasync_change,
-		.more = xmetasync_more,
-		.keepalive = xmetasync_keepalive,
-		.finish = xmetasync_finish
-	}
+	.start = xmetasync_start,
+	.done = xmetasync_done,
+	.change = xmetasync_change,
+	.more = xmetasync_more,
+	.keepalive = xmetasync_keepalive,
+	.finish = xmetasync_finish
 };

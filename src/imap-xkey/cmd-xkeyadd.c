@@ -182,12 +182,10 @@ const struct imap_long_command_def imap_xkey_cmd_xkeyadd = {
 	.name = "XKEYADD",
 	/* it names the key */
 	.private_reply = TRUE,
-	.v = {
-		.limits = xkeyadd_limits,
-		.over_limits = xkeyadd_over_limits,
-		.start = xkeyadd_start,
-		.timer = xkey_timer,
-		.more = xkeyadd_more,
-		.finish = xkeyadd_finish
-	}
+	.limits = xkeyadd_limits,
+	.over_limits = xkeyadd_over_limits,
+	.start = xkeyadd_start,
+	.timer = xkey_timer,
+	.more = xkeyadd_more,
+	.finish = xkeyadd_finish
 };

@@ -204,15 +204,13 @@ const struct imap_long_command_def imap_xkey_cmd_xkeysync = {
 	/* many keys are much output */
 	.uses_mailbox = TRUE,
 	.wrong_line_text = "BAD expected DONE.",
-	.v = {
-		.limits = xkeysync_limits,
-		.over_limits = xkeysync_over_limits,
-		.start = xkeysync_start,
-		.done = xkeysync_done,
-		.change = xkeysync_change,
-		.timer = xkey_timer,
-		.more = xkeysync_more,
-		.keepalive = xkeysync_keepalive,
-		.finish = xkeysync_finish
-	}
+	.limits = xkeysync_limits,
+	.over_limits = xkeysync_over_limits,
+	.start = xkeysync_start,
+	.done = xkeysync_done,
+	.change = xkeysync_change,
+	.timer = xkey_timer,
+	.more = xkeysync_more,
+	.keepalive = xkeysync_keepalive,
+	.finish = xkeysync_finish
 };

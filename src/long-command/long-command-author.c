@@ -41,8 +41,10 @@ bool imap_long_command_send_line(struct imap_long_command *lc,
 
 void imap_long_command_more(struct imap_long_command *lc)
 {
-	i_assert(lc->def->v.more != NULL);
-	long_command_get(lc)->want_more = TRUE;
+	struct long_command *c = long_command_get(lc);
+
+	i_assert(c->def->more != NULL);
+	c->want_more = TRUE;
 }
 
 void imap_long_command_no_input(struct imap_long_command *lc)
@@ -107,7 +109,7 @@ void imap_long_command_watch_mailbox(struct imap_long_command *lc)
 {
 	struct long_command *c = long_command_get(lc);
 
-	i_assert(lc->def->uses_mailbox);
+	i_assert(c->def->uses_mailbox);
 	if (lc->client->mailbox == NULL || c->mailbox_watched)
 		return;
 	mailbox_notify_changes(lc->client->mailbox,

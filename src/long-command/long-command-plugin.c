@@ -7,7 +7,7 @@
 #include "compat-user.h"
 #include "long-command-plugin.h"
 
-static ARRAY(const struct imap_long_command_def *) long_command_defs;
+static ARRAY(struct long_command_reg *) long_command_regs;
 
 unsigned int imap_long_command_get_msecs(struct client *client,
 					 const char *key,
@@ -26,16 +26,16 @@ unsigned int imap_long_command_get_msecs(struct client *client,
 	return msecs;
 }
 
-static const struct imap_long_command_def *
-long_command_def_find(const char *name)
+/* Returns NULL if there is none. */
+static struct long_command_reg *long_command_reg_find(const char *name)
 {
-	const struct imap_long_command_def *def;
+	struct long_command_reg *reg;
 
-	array_foreach_elem(&long_command_defs, def) {
-		if (strcasecmp(def->name, name) == 0)
-			return def;
+	array_foreach_elem(&long_command_regs, reg) {
+		if (strcasecmp(reg->def.name, name) == 0)
+			return reg;
 	}
-	i_unreached();
+	return NULL;
 }
 
 void long_command_settings_get(struct client *client,
@@ -54,33 +54,73 @@ static bool long_command_func(struct client_command_context *cmd)
 	struct long_command_settings set;
 
 	long_command_settings_get(cmd->client, &set);
-	return long_command_start(cmd, long_command_def_find(cmd->name), &set);
+	return long_command_start(cmd, long_command_reg_find(cmd->name), &set);
 }
 
-void imap_long_command_register(const struct imap_long_command_def *def)
+/* The beginning of a def is the same in all versions. */
+static bool
+long_command_can_register(const struct imap_long_command_def *def,
+			  unsigned int major, unsigned int minor)
 {
-	array_push_back(&long_command_defs, &def);
+	if (major != IMAP_LONG_COMMAND_VERSION_MAJOR ||
+	    minor > IMAP_LONG_COMMAND_VERSION_MINOR) {
+		i_error("imap-long-command: %s is not available: its plugin "
+			"was built for imap-long-command %u.%u, and this is "
+			"%u.%u.%u (see docs/framework.md)", def->name,
+			major, minor, IMAP_LONG_COMMAND_VERSION_MAJOR,
+			IMAP_LONG_COMMAND_VERSION_MINOR,
+			IMAP_LONG_COMMAND_VERSION_PATCH);
+		return FALSE;
+	}
+	if (long_command_reg_find(def->name) != NULL) {
+		i_error("imap-long-command: %s is registered by another "
+			"plugin already: ignoring the second one", def->name);
+		return FALSE;
+	}
+	return TRUE;
+}
+
+/* No padding at the end, or a later version's first new member could be where an
+   older plugin has no zeros. */
+_Static_assert(offsetof(struct imap_long_command_def, finish) + sizeof(void *) ==
+	       sizeof(struct imap_long_command_def),
+	       "a definition ends with its last member");
+
+bool imap_long_command_register_for(const struct imap_long_command_def *def,
+				    unsigned int major, unsigned int minor,
+				    size_t def_size)
+{
+	struct long_command_reg *reg;
+
+	if (!long_command_can_register(def, major, minor))
+		return FALSE;
+	reg = i_new(struct long_command_reg, 1);
+	memcpy(&reg->def, def, I_MIN(def_size, sizeof(reg->def)));
+	reg->author_def = def;
+	i_assert(reg->def.start != NULL);
+	array_push_back(&long_command_regs, &reg);
 	/* IDLE's flags for those that use the mailbox */
 	command_register(def->name, long_command_func, !def->uses_mailbox ? 0 :
 			 COMMAND_FLAG_BREAKS_SEQS |
 			 COMMAND_FLAG_REQUIRES_SYNC |
 			 COMMAND_FLAG_BREAKS_MAILBOX);
+	return TRUE;
 }
 
 void imap_long_command_unregister(const struct imap_long_command_def *def)
 {
-	const struct imap_long_command_def *const *defp;
+	struct long_command_reg *reg;
+	unsigned int i;
 
-	array_foreach(&long_command_defs, defp) {
-		if (*defp == def) {
-			array_delete(&long_command_defs,
-				array_foreach_idx(&long_command_defs, defp),
-				1);
-			command_unregister(def->name);
-			return;
-		}
+	for (i = 0; i < array_count(&long_command_regs); i++) {
+		reg = array_idx_elem(&long_command_regs, i);
+		if (reg->author_def != def)
+			continue;
+		command_unregister(def->name);
+		array_delete(&long_command_regs, i, 1);
+		i_free(reg);
+		return;
 	}
-	i_unreached();
 }
 
 static void
@@ -93,12 +133,12 @@ const char imap_long_command_plugin_binary_dependency[] = "imap";
 
 void imap_long_command_plugin_init(struct module *module ATTR_UNUSED)
 {
-	i_array_init(&long_command_defs, 8);
+	i_array_init(&long_command_regs, 8);
 	command_hook_register(long_command_hook_pre, long_command_other_executed);
 }
 
 void imap_long_command_plugin_deinit(void)
 {
 	command_hook_unregister(long_command_hook_pre, long_command_other_executed);
-	array_free(&long_command_defs);
+	array_free(&long_command_regs);
 }

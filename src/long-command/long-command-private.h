@@ -81,6 +81,12 @@ struct long_command_settings {
 void long_command_settings_get(struct client *client,
 			       struct long_command_settings *set_r);
 
+struct long_command_reg {
+	/* whole, also if the author's is shorter */
+	struct imap_long_command_def def;
+	const struct imap_long_command_def *author_def;
+};
+
 struct long_command_timer {
 	struct long_command *cmd;
 	struct timeout *to;
@@ -89,6 +95,8 @@ struct long_command_timer {
 
 struct long_command {
 	struct imap_long_command lc;
+	/* this one and not lc.def, which may be of an older version */
+	const struct imap_long_command_def *def;
 	struct long_command *prev, *next;
 	struct client_command_context *cmd;
 	struct long_command_settings set;
@@ -127,7 +135,7 @@ struct long_command {
 
 /* The first call of a command's func. */
 bool long_command_start(struct client_command_context *cmd,
-			const struct imap_long_command_def *def,
+			const struct long_command_reg *reg,
 			const struct long_command_settings *set);
 /* Another command was executed. */
 void long_command_other_executed(struct client_command_context *cmd);

@@ -220,7 +220,7 @@ static void long_command_send_reply(struct long_command *c)
 		client_send_command_error(cmd, c->end_text);
 	else
 		client_send_tagline(cmd, c->end_text);
-	if (c->lc.def->private_reply && cmd->tagline_reply != NULL) {
+	if (c->def->private_reply && cmd->tagline_reply != NULL) {
 		/* for the event of the command's end */
 		cmd->tagline_reply = p_strdup(cmd->pool,
 			t_strcut(cmd->tagline_reply, ' '));
@@ -234,8 +234,8 @@ long_command_finish(struct long_command *c, enum imap_long_command_why why)
 	bool started = c->phase != LONG_COMMAND_PHASE_ARGS;
 
 	long_command_detach(c);
-	if (started && c->lc.def->v.finish != NULL)
-		c->lc.def->v.finish(&c->lc, why);
+	if (started && c->def->finish != NULL)
+		c->def->finish(&c->lc, why);
 	if (c->end_text != NULL)
 		long_command_send_reply(c);
 	if (c->args != NULL)
@@ -389,7 +389,7 @@ bool long_command_has_room(struct long_command *c)
 
 static void long_command_args_refused(struct long_command *c)
 {
-	const struct imap_long_command_vfuncs *v = &c->lc.def->v;
+	const struct imap_long_command_def *def = c->def;
 	enum long_command_refusal refusal;
 	const char *text;
 
@@ -398,8 +398,8 @@ static void long_command_args_refused(struct long_command *c)
 		imap_long_command_bad(&c->lc, text);
 		return;
 	}
-	if (v->over_limits != NULL) {
-		v->over_limits(&c->lc,
+	if (def->over_limits != NULL) {
+		def->over_limits(&c->lc,
 			       refusal == LONG_COMMAND_REFUSAL_LITERAL);
 	}
 	imap_long_command_end(&c->lc, text);
@@ -432,7 +432,7 @@ static bool long_command_read_args(struct long_command *c)
 	timeout_remove(&c->to_input);
 
 	c->phase = LONG_COMMAND_PHASE_RUNNING;
-	c->lc.def->v.start(&c->lc, args);
+	c->def->start(&c->lc, args);
 	return TRUE;
 }
 
@@ -442,7 +442,7 @@ static void long_command_drop_line(struct long_command *c)
 	const char *text;
 
 	if (c->args == NULL) {
-		text = c->lc.def->wrong_line_text;
+		text = c->def->wrong_line_text;
 		c->args = long_command_args_init_drop(
 			text != NULL ? text : "BAD Expected DONE.");
 		c->phase = LONG_COMMAND_PHASE_WRONG_LINE;
@@ -458,7 +458,7 @@ static void long_command_drop_line(struct long_command *c)
 static bool long_command_handle_lines(struct long_command *c)
 {
 	struct client *client = c->lc.client;
-	const struct imap_long_command_vfuncs *v = &c->lc.def->v;
+	const struct imap_long_command_def *def = c->def;
 	const unsigned char *data, *lf;
 	const char *line;
 	size_t size, len;
@@ -480,13 +480,13 @@ static bool long_command_handle_lines(struct long_command *c)
 		if (len == 4 && strcasecmp(line, "DONE") == 0) {
 			i_stream_skip(client->input, lf - data + 1);
 			c->done = TRUE;
-			if (v->done != NULL)
-				v->done(&c->lc);
+			if (def->done != NULL)
+				def->done(&c->lc);
 			else
 				imap_long_command_end(&c->lc, t_strdup_printf(
-					"OK %s completed.", c->lc.def->name));
-		} else if (v->line != NULL && strlen(line) == len &&
-			   v->line(&c->lc, line)) {
+					"OK %s completed.", c->def->name));
+		} else if (def->line != NULL && strlen(line) == len &&
+			   def->line(&c->lc, line)) {
 			i_stream_skip(client->input, lf - data + 1);
 		} else {
 			long_command_drop_line(c);
@@ -544,8 +544,8 @@ static void long_command_send_keepalive(struct long_command *c)
 
 	c->keepalive_due = FALSE;
 	if (o_stream_get_buffer_used_size(client->output) == 0) {
-		if (c->lc.def->v.keepalive != NULL)
-			c->lc.def->v.keepalive(&c->lc);
+		if (c->def->keepalive != NULL)
+			c->def->keepalive(&c->lc);
 		if (client->output->offset == offset && c->end_text == NULL)
 			imap_long_command_send_line(&c->lc, "* OK Still here");
 	}
@@ -558,19 +558,19 @@ static void long_command_send_keepalive(struct long_command *c)
 
 static void long_command_dispatch(struct long_command *c)
 {
-	const struct imap_long_command_vfuncs *v = &c->lc.def->v;
+	const struct imap_long_command_def *def = c->def;
 	unsigned int i;
 
 	if (c->changed) {
 		c->changed = FALSE;
-		if (v->change != NULL)
-			v->change(&c->lc);
+		if (def->change != NULL)
+			def->change(&c->lc);
 	}
 	for (i = 0; i < N_ELEMENTS(c->timers) && c->end_text == NULL; i++) {
 		if (c->timers[i].fired) {
 			c->timers[i].fired = FALSE;
-			if (v->timer != NULL)
-				v->timer(&c->lc, i);
+			if (def->timer != NULL)
+				def->timer(&c->lc, i);
 		}
 	}
 	if (c->keepalive_due && c->end_text == NULL)
@@ -605,7 +605,7 @@ static bool long_command_work(struct long_command *c)
 			return TRUE;
 		}
 		T_BEGIN {
-			c->want_more = c->lc.def->v.more(&c->lc);
+			c->want_more = c->def->more(&c->lc);
 		} T_END;
 		if (c->end_text != NULL)
 			return TRUE;
@@ -725,15 +725,15 @@ static void long_command_init_args(struct long_command *c)
 		.total_text = "NO [LIMIT] Command is too large."
 	};
 
-	if (c->lc.def->v.limits != NULL)
-		c->lc.def->v.limits(&c->lc, &limits);
+	if (c->def->limits != NULL)
+		c->def->limits(&c->lc, &limits);
 	c->args = long_command_args_init(&limits,
 					 client->set->imap_max_line_length,
 					 client->set->imap_literal_minus);
 }
 
 bool long_command_start(struct client_command_context *cmd,
-			const struct imap_long_command_def *def,
+			const struct long_command_reg *reg,
 			const struct long_command_settings *set)
 {
 	struct long_command *c;
@@ -744,7 +744,8 @@ bool long_command_start(struct client_command_context *cmd,
 	c = p_new(pool, struct long_command, 1);
 	c->lc.pool = pool;
 	c->lc.client = cmd->client;
-	c->lc.def = def;
+	c->lc.def = reg->author_def;
+	c->def = &reg->def;
 	c->cmd = cmd;
 	c->set = *set;
 	c->phase = LONG_COMMAND_PHASE_ARGS;

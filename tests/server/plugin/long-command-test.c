@@ -336,17 +336,17 @@ xtestargs_start(struct imap_long_command *lc, const struct imap_arg *args)
 
 /* -- the plugin ------------------------------------------------------------ */
 
-#define XTEST_VFUNCS { \
+#define XTEST_CALLBACKS \
 	.start = xtest_start, .done = xtest_done, .line = xtest_line, \
 	.change = xtest_change, .timer = xtest_timer, .more = xtest_more, \
-	.keepalive = xtest_keepalive, .finish = xtest_finish }
+	.keepalive = xtest_keepalive, .finish = xtest_finish
 
 static const struct imap_long_command_def xtest_defs[] = {
-	{ .name = "XTEST", .v = XTEST_VFUNCS },
-	{ .name = "XTESTBOX", .uses_mailbox = TRUE, .v = XTEST_VFUNCS },
-	{ .name = "XTESTMIN", .v = { .start = xtestmin_start } },
-	{ .name = "XTESTARGS", .v = { .limits = xtestargs_limits,
-				      .start = xtestargs_start } },
+	{ .name = "XTEST", XTEST_CALLBACKS },
+	{ .name = "XTESTBOX", .uses_mailbox = TRUE, XTEST_CALLBACKS },
+	{ .name = "XTESTMIN", .start = xtestmin_start },
+	{ .name = "XTESTARGS", .limits = xtestargs_limits,
+	  .start = xtestargs_start },
 };
 
 const char *imap_long_command_test_plugin_version = DOVECOT_ABI_VERSION;
