@@ -169,15 +169,16 @@ def remove_after_all(function, path, _):
 
 
 class Server:
-    """plugins: True (ours), False (none), or the names of imap plugins beside ours. xkey: False: without imap_xkey, which
-    brings OpenSSL's libcrypto into each imap process. plugin: settings in
+    """plugins: True (ours), False (none), the names of imap plugins beside ours, or a list of the only ones.
+    modules: files of plugins, which replace ours of the same name. xkey: False: without imap_xkey, which brings
+    OpenSSL's libcrypto into each imap process. plugin: settings in
     plugin { }. extra: text at the end of the configuration. keep: a directory for the users' homes.
     homes: False: users have mail, but no home. userdb: more fields of each user ("%u" in them is
     the name), or lines of the userdb. "{root}" in settings is the server's directory."""
 
     def __init__(self, plugin=None, plugins=True, extra="", port=None, tls=False, keep=None,
                  client_limit=1, service_count=1, process_min_avail=0, wrapper=None,
-                 mail_location="maildir:~/mail", homes=True, userdb="", xkey=True):
+                 mail_location="maildir:~/mail", homes=True, userdb="", xkey=True, modules=()):
         self.root = tempfile.mkdtemp(prefix="dt-", dir="/tmp")
         self.port = port or free_ports()
         self.tls_port = self.port + 850
@@ -197,6 +198,8 @@ class Server:
         try:
             self._directories(keep)
             self._modules()
+            for path in modules:
+                shutil.copy(path, self.root + "/modules")
             with open(self.config, "w") as f:
                 f.write(self._config(plugin or {}, plugins, extra, tls, client_limit, service_count,
                                      process_min_avail, mail_location, homes, userdb, xkey))
@@ -279,7 +282,7 @@ class Server:
 
     def _config(self, plugin, plugins, extra, tls, client_limit, service_count, process_min_avail,
                 mail_location, homes, userdb, xkey):
-        users = chroot = ""
+        users = chroot = imap = mail = ""
         if not self.as_root:
             me = pwd.getpwuid(os.getuid()).pw_name
             users = ("default_internal_user = {0}\ndefault_internal_group = {1}\n"
@@ -292,8 +295,10 @@ class Server:
                             "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", self.root + "/key.pem",
                             "-out", self.root + "/cert.pem"], check=True, capture_output=True)
             certificate = "yes\nssl_cert = <{0}/cert.pem\nssl_key = <{0}/key.pem".format(self.root)
-        imap = ""
-        if plugins is not False:
+        if isinstance(plugins, list):
+            imap = " ".join(plugins)
+        elif plugins is not False:
+            mail = "metasync"
             imap = "imap_long_command imap_metasync" + (" imap_xkey" if xkey else "")
             if os.path.exists(self.root + "/modules/" + OURS[-1][1]):
                 imap += TESTS
@@ -303,7 +308,7 @@ class Server:
             root=self.root, ssl=certificate, vsz="1G", users=users, uid=self.mail_uid, gid=self.mail_gid,
             environment="GDB=1" if self.wrapper else "", mail_location=mail_location,
             home=" home={root}/home/%u" if homes else "", userdb=userdb and " " + userdb,
-            mail_plugins="metasync" if plugins is not False else "", imap_plugins=imap,
+            mail_plugins=mail, imap_plugins=imap,
             plugin="".join("  %s = %s\n" % item for item in plugin.items()), chroot=chroot, port=self.port,
             tls_port=self.tls_port if tls else 0, client_limit=client_limit, service_count=service_count,
             process_min_avail=process_min_avail, executable=self._wrapper(),
