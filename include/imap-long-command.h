@@ -35,6 +35,7 @@
    here must not be changed in any other way. */
 
 #include "imap-common.h"
+#include "imap-arg.h"
 
 /* Semantic version of this interface, not of the project. This is the only
    place that has it. */
@@ -47,7 +48,6 @@
    its commands. */
 #define IMAP_LONG_COMMAND_API __attribute__((weak))
 
-struct imap_arg;
 struct imap_long_command;
 struct imap_long_command_watch;
 

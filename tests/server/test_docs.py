@@ -76,17 +76,23 @@ def test_settings_are_found():
     assert found["imap_xkey_retry"] == (10000, None)
 
 
-def test_settings_in_the_manual():
-    page = re.search(r"^\.SH SETTINGS\n(.*?)^\.SH ", read(MAN, "dovecot-metasync.5"), re.M | re.S)[1]
+def settings_in(page):
+    section = re.search(r"^\.SH SETTINGS\n(.*?)^\.SH ", read(MAN, page), re.M | re.S)[1]
     shown = {}
-    for name, text in re.findall(r'^\.BR (\w+) " \((.*)$', page, re.M):
+    for name, text in re.findall(r'^\.BR (\w+) " \((.*)$', section, re.M):
         kind, default = re.fullmatch(r'(.*); default: (?:" "?)?([^"]*?)"? ?\)', text).groups()
         maximum = re.search(r"\.\. (\w+)$", kind)
         shown[name] = documented(default), documented(maximum[1]) if maximum else None
+    return shown
+
+
+def test_settings_in_the_manual():
     expected = settings()
     # larger than anybody's disk is no range to tell
     expected["metasync_limit_bytes"] = expected["metasync_limit_bytes"][0], None
-    assert shown == expected
+    assert settings_in("dovecot-metasync.5") == expected
+    assert settings_in("imap-long-command.3") == {
+        name: value for name, value in expected.items() if name.startswith("imap_long_command_")}
 
 
 def test_settings_in_operating():
