@@ -35,11 +35,8 @@ struct xmetasync_context {
 
 	/* something was sent since the last full marker */
 	bool marker_due:1;
-	/* not all that has changed besides was told */
-	bool others_left:1;
 	/* the first marker was sent */
 	bool live:1;
-	bool done:1;
 };
 
 static void xmetasync_send_mark(struct xmetasync_context *ctx,
@@ -51,11 +48,6 @@ static void xmetasync_send_mark(struct xmetasync_context *ctx,
 		*prefix == '\0' ? "Consistent." : "Resumable."));
 	ctx->output.bytes = 0;
 	ctx->mark_modseq = modseq;
-}
-
-static void xmetasync_end(struct xmetasync_context *ctx)
-{
-	imap_long_command_end(ctx->lc, "OK XMETASYNC completed.");
 }
 
 static int xmetasync_start_snapshot(struct xmetasync_context *ctx,
@@ -169,8 +161,10 @@ static void xmetasync_start(struct imap_long_command *lc,
 	}
 	if (xmetasync_init_cursor(ctx, &error) < 0)
 		imap_metasync_end_error(lc, &error);
-	else
+	else {
+		imap_long_command_hold_lines(lc, TRUE);
 		imap_long_command_more(lc);
+	}
 	imap_metasync_output_flush(&ctx->output);
 }
 
@@ -191,6 +185,8 @@ static bool xmetasync_entry(const struct store_entry *entry, void *context)
 static bool xmetasync_consistent(struct xmetasync_context *ctx,
 				 const struct store_pos *pos)
 {
+	bool others_left;
+
 	ctx->pos = *pos;
 	if (ctx->marker_due) {
 		ctx->marker_due = FALSE;
@@ -202,12 +198,12 @@ static bool xmetasync_consistent(struct xmetasync_context *ctx,
 		imap_metasync_output_line(&ctx->output, "+ idling");
 	ctx->live = TRUE;
 	imap_metasync_output_flush(&ctx->output);
-	ctx->others_left =
+	others_left =
 		imap_metasync_announce_others(ctx->lc->client, ctx->store,
 					      &ctx->watch.filter, pos->modseq);
-	if (!ctx->others_left && (ctx->watch.once || ctx->done))
-		xmetasync_end(ctx);
-	return ctx->others_left;
+	if (!others_left && ctx->watch.once)
+		imap_long_command_end(ctx->lc, "OK XMETASYNC completed.");
+	return others_left;
 }
 
 /* All is sent below the cursor's modseq; of that one there may be more. */
@@ -255,6 +251,8 @@ static bool xmetasync_more(struct imap_long_command *lc)
 		break;
 	}
 	imap_metasync_output_flush(&ctx->output);
+	/* DONE waits for the marker */
+	imap_long_command_hold_lines(lc, more);
 	return more;
 }
 
@@ -262,15 +260,6 @@ static void xmetasync_change(struct imap_long_command *lc)
 {
 	xmetasync_event_begin(lc->context);
 	imap_long_command_more(lc);
-}
-
-static void xmetasync_done(struct imap_long_command *lc)
-{
-	struct xmetasync_context *ctx = lc->context;
-
-	ctx->done = TRUE;
-	if (ctx->live && !ctx->marker_due && !ctx->others_left)
-		xmetasync_end(ctx);
 }
 
 /* Unwatched changes move the bookmark only here. */
@@ -301,7 +290,6 @@ const struct imap_long_command_def imap_metasync_cmd_xmetasync = {
 	.name = "XMETASYNC",
 	.uses_mailbox = TRUE,
 	.start = xmetasync_start,
-	.done = xmetasync_done,
 	.change = xmetasync_change,
 	.more = xmetasync_more,
 	.keepalive = xmetasync_keepalive,
