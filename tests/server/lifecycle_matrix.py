@@ -319,5 +319,7 @@ class Place:
             client.close()
         self.bystander.check()
         self.bystander.end()
+        # also those that only helped: it would wait for them
+        self.server.close_clients()
         self.server.stop()
         check_balance(self.server.log())
