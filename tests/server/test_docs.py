@@ -11,6 +11,7 @@ import pytest
 
 from harness.server import BUILD, TREE
 from metasync import TOOK, last, put
+from xkey import generate, key_of, must_add, public_of, remove
 
 MAN = os.path.join(TREE, "docs", "man")
 UNITS = {"": 1, "k": 1024, "M": 1024 ** 2, "ms": 1, "s": 1000, "mins": 60000, "days": 24 * 3600 * 1000}
@@ -189,7 +190,7 @@ def test_installed(tmp_path):
 
 # -- transcripts -----------------------------------------------------------------------------------
 
-LINE = re.compile(r"    (?:(\d) )?([CS]): (.*)")
+LINE = re.compile(r"    (?:(\d) )?([CS]):(?: (.*))?")
 # what others do where the text says so; else the transcripts are complete
 MEANWHILE = {
     "another device sets the theme": [b'XMETASET "" (/private/vendor/example/theme "light")'],
@@ -253,3 +254,68 @@ def test_transcripts(server, user, path, begin, end, lines):
         elif "…" in row:
             play.meanwhile(row)
     assert count == lines
+
+
+class KeyPlay:
+    """The session of docs/xkey.md: a connection that logs in itself. Fingerprints that are shortened there stand for keys
+    of the test, in the same order; lines of PEM for those of these keys."""
+
+    # what all public keys of 2048 bits begin with
+    PEM = re.compile(rb"MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEA[\w+/]{20}")
+
+    def __init__(self, server, user, text):
+        self.client, self.other = server.login(user, login=False), server.login(user)
+        self.user, self.lines = user.encode(), []
+        shortened = sorted(set(re.findall("[0-9a-f]{4}…[0-9a-f]{4}", text)))
+        keys = [key_of(public_of(generate("RSA", "-pkeyopt", "rsa_keygen_bits:2048"))) for _ in shortened]
+        self.keys = dict(zip(shortened, sorted(keys, key=lambda key: key.fpr)))
+
+    def real(self, row):
+        for short, key in self.keys.items():
+            row = row.replace(short, key.fpr.decode())
+        return row.encode()
+
+    def say(self, row):
+        """Of a literal, the row with the dots is the whole."""
+        if row == "…":
+            self.client.send(self.keys["b5bb…944c"].pem + b"\r\n")
+        elif not row.startswith("-----"):
+            self.client.send(self.real(row).replace(b"ann secret", self.user + b" pass") + b"\r\n")
+
+    def hear(self, row):
+        alive = "* OK still syncing"
+        while not self.lines:
+            response = self.client.read_response().line
+            if row == alive or response != alive.encode():
+                self.lines = response.replace(b"\r\n", b"\n").split(b"\n")
+        if row == "…":
+            while not self.lines[0].startswith(b"-----"):
+                assert len(self.lines.pop(0)) <= 64
+            return
+        got, meant = TOOK.sub(b"", self.lines.pop(0)).rstrip(b"."), self.real(row)
+        if self.PEM.fullmatch(meant):
+            assert self.PEM.fullmatch(got)
+        else:
+            assert re.fullmatch(re.escape(meant).replace("…".encode(), b".*"), got)
+
+    def meanwhile(self, text):
+        if "somebody removes its key" in text:
+            remove(self.other, self.keys["7d86…2d0e"])
+        else:
+            assert "minutes later" in text
+
+
+def test_session_with_keys(make_server, user):
+    server = make_server(extra="imap_idle_notify_interval = 1s\n")
+    text = read("docs/xkey.md").partition("## A session")[2].partition("(Dovecot adds")[0]
+    play = KeyPlay(server, user, text)
+    must_add(play.other, play.keys["2c26…e7ae"], play.keys["7d86…2d0e"])
+    count = 0
+    for row in text.splitlines():
+        m = LINE.fullmatch(row)
+        if m:
+            (play.say if m[2] == "C" else play.hear)(m[3] or "")
+            count += 1
+        elif row.startswith("  ") and "…" in row:
+            play.meanwhile(row)
+    assert count == 25 and not play.lines
