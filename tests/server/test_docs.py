@@ -283,11 +283,11 @@ class KeyPlay:
             self.client.send(self.real(row).replace(b"ann secret", self.user + b" pass") + b"\r\n")
 
     def hear(self, row):
-        alive = "* OK still syncing"
-        while not self.lines:
-            response = self.client.read_response().line
-            if row == alive or response != alive.encode():
-                self.lines = response.replace(b"\r\n", b"\n").split(b"\n")
+        if not self.lines:
+            responses = (self.client.read_response().line for _ in range(20))
+            # signs of life come at any time
+            response = next(line for line in responses if row.startswith("* OK ") or line != b"* OK still syncing")
+            self.lines = response.replace(b"\r\n", b"\n").split(b"\n")
         if row == "…":
             while not self.lines[0].startswith(b"-----"):
                 assert len(self.lines.pop(0)) <= 64
