@@ -495,8 +495,11 @@ class Server:
 
     def assert_clean(self):
         """No process has ended by an assertion or a signal, and nothing was found by a sanitizer."""
+        # UBSan looks for its options at its first error, when Dovecot's process title is where they were: then it, and ASan
+        # from then on, report to the standard error output, which is the log
         bad = [line for line in self.log().splitlines()
-               if re.search(r"Panic|Fatal|killed with signal|assertion failed|leak|Raw backtrace", line) and
+               if re.search(r"Panic|Fatal|killed with signal|assertion failed|leak|Raw backtrace|runtime error: |"
+                            r"ERROR: AddressSanitizer", line) and
                not any(self._is_of(line, pid) for pid in self.crashed)]
         assert not bad, "\n".join(bad)
         reports = self.sanitizer_reports()
