@@ -28,7 +28,15 @@ def own(make_module_server):
 @pytest.fixture
 def shared(make_server):
     """One process for all."""
-    return make_server(plugins=PLUGIN, plugin=settings(plain_fifo="{root}/home/fifo"), extra=SHARED)
+    return make_server(plugins=PLUGIN, extra=SHARED, plugin=settings(
+        plain_fifo="{root}/home/fifo-%u", long_command_test_fifo="{root}/home/fifo-%u"))
+
+
+def make_fifo(server, user):
+    path = server.home("fifo-" + user)
+    os.mkfifo(path)
+    os.chmod(path, 0o666)
+    return path
 
 
 def begin(server, user, command, lines=b"", then=b""):
@@ -168,6 +176,28 @@ def test_right_many_clients(shared, user, command, tick):
     assert_nothing_comes(c, c)
 
 
+@pytest.mark.valgrind
+def test_right_descriptor(shared, user):
+    """A descriptor of the author's own: its callback sets a timer."""
+    sessions = []
+    for name in (user, user + "-other"):
+        fifo = make_fifo(shared, name)
+        sessions.append((begin(shared, name, b"XTEST FIFO"), fifo))
+        sessions[-1][0].expect(rb"\+ ")
+    (c, fifo), (other, _) = sessions
+    for _ in range(3):
+        with open(fifo, "wb") as f:
+            f.write(b"x")
+        c.expect(rb"\* XTEST TIMER")
+    assert_nothing_comes(other, shared.login(user + "-by"))
+    for session in (c, other):
+        session.send(b"DONE\r\n")
+        assert tagged(session, b"a") == b"OK XTEST completed"
+    with pytest.raises(OSError):
+        # nobody reads it any more
+        os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+
+
 # -- who frees the command, and when ---------------------------------------------------------------
 
 def test_free_in_func(own, user):
@@ -305,9 +335,7 @@ def test_static(shared, user):
 
 def test_blocking(own, shared, user):
     """While one session waits in a callback nobody else of the process is served."""
-    fifo = os.path.join(shared.root, "home", "fifo")
-    os.mkfifo(fifo)
-    os.chmod(fifo, 0o666)
+    fifo = make_fifo(shared, user)
     other, clock = shared.login(user + "-other"), begin(own, user, b"XTEST", then=b"TIMER 500\r\n")
     begin(shared, user, b"XBLOCKING").expect(rb"\+ ")
     # it is not blocked as long as this is answered
