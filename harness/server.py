@@ -118,21 +118,32 @@ WRAPPERS = {
 }
 
 
-def connection_pid(client_port, server_port):
-    """The process that has the server's end of a connection on loopback."""
+def processes_with(sockets):
+    """The pids of those that have one of the sockets open, which are given by their inodes."""
+    names, pids = ["socket:[%s]" % inode for inode in sockets], set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            for fd in os.listdir("/proc/%s/fd" % pid):
+                with contextlib.suppress(OSError):
+                    if os.readlink("/proc/%s/fd/%s" % (pid, fd)) in names:
+                        pids.add(int(pid))
+    return pids
+
+
+def connection_pid(client_port, server_port, patience=10):
+    """The process that has the server's end of a connection on loopback. If one is handing it on, the other: imap-login
+    may have it open for a while after imap has answered."""
     mine, theirs = (":%04X" % port for port in (client_port, server_port))
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + patience
+    pids = set()
     while time.monotonic() < deadline:
         with open("/proc/net/tcp") as f:
             inodes = [fields[9] for fields in map(str.split, f)
                       if fields[1].endswith(theirs) and fields[2].endswith(mine) and fields[9] != "0"]
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            with contextlib.suppress(OSError):
-                for fd in os.listdir("/proc/%s/fd" % pid):
-                    with contextlib.suppress(OSError):
-                        if os.readlink("/proc/%s/fd/%s" % (pid, fd)) in ["socket:[%s]" % i for i in inodes]:
-                            return int(pid)
-    raise LookupError("no process has the connection")
+        pids = processes_with(inodes)
+        if len(pids) == 1:
+            return pids.pop()
+    raise LookupError("%s processes have the connection" % (len(pids) or "no"))
 
 
 def imap_pid(connection_socket):
