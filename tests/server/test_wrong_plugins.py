@@ -334,6 +334,14 @@ def test_continue_not_last(own, user):
     crash(own, c.pid)
 
 
+# -- other programs ---------------------------------------------------------------------------------
+
+def test_imap_plugin_in_other_programs(own, user):
+    answer = own.doveadm("-o", "mail_plugins=" + PLUGIN, "mailbox", "list", "-u", user)
+    assert answer.returncode != 0
+    assert "Plugin is intended to be used only by imap binary (we're doveadm)" in answer.stderr
+
+
 # -- many clients in one process -------------------------------------------------------------------
 
 def test_static(shared, user):
