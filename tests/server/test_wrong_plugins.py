@@ -147,9 +147,7 @@ def test_right_logout(own, user, command):
 @pytest.mark.valgrind
 @pytest.mark.parametrize("command", RIGHT)
 def test_right_end_of_input(own, user, command):
-    c = half_closed(own, user, command)
-    c.eof()
-    await_end(c.pid)
+    await_end(half_closed(own, user, command).pid)
 
 
 @pytest.mark.valgrind
