@@ -42,7 +42,7 @@ def await_log(server, pattern, timeout=30):
 
 def await_finish(server, name):
     """Why the command ended."""
-    return await_log(server, r"xtest finish %s why=(\S+)" % re.escape(name))[1]
+    return await_log(server, r"xtest finish %s why=(\S+) " % re.escape(name))[1]
 
 
 def check_balance(log):

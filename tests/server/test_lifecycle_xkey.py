@@ -44,7 +44,8 @@ class KeySession(Session):
         return [r for r in self.seen if r.line.startswith(b"* XKEYSYNC CREATED ")]
 
     def await_finish(self):
-        await_log(self.server, '"cmd_tag":"%s"' % self.name)
+        # the whole line: a part of it may be there first
+        await_log(self.server, '"cmd_tag":"%s".*\n' % self.name)
         event, = re.findall('.*"cmd_tag":"%s".*' % self.name, self.server.log())
         state = re.search('"tagged_reply_state":"(.*?)"', event)
         return {"OK": "ended", "BAD": "wrong-line"}[state[1]] if state else "cancelled"

@@ -8,6 +8,8 @@
      RAIN n       n bytes of output at each change of it, in one callback
      TIMER ms     timer 0
      STOP         stop it
+     FIFO         what is written to the FIFO of plugin setting
+                  long_command_test_fifo comes as a TIMER
      MAILBOX      watch the selected mailbox
      KEEPALIVE    start signs of life
      OUT n        n bytes of output from more()
@@ -27,11 +29,15 @@
    XTESTARGS tells what arguments it got. */
 
 #include "imap-common.h"
+#include "ioloop.h"
 #include "crc32.h"
 #include "imap-arg.h"
 #include "imap-long-command.h"
 #include "compat-user.h"
 #include "long-command-test.h"
+
+#include <fcntl.h>
+#include <unistd.h>
 
 #define XTEST_ROW_SIZE 1024
 
@@ -45,6 +51,10 @@ struct xtest {
 	uint64_t rows, rows_left;
 	unsigned int later_msecs, rain, answer;
 	bool drain, done, no_input, blocked;
+
+	/* of the author's own: the framework does not know them */
+	int fd;
+	struct io *io;
 
 	unsigned int changes, timers, lines, mores, keepalives;
 };
@@ -74,6 +84,29 @@ static bool xtest_send_row(struct imap_long_command *lc, struct xtest *x)
 	return imap_long_command_send(lc, row, XTEST_ROW_SIZE);
 }
 
+/* Outside of the framework's callbacks: only says that there is something to do. */
+static void xtest_fifo_input(struct imap_long_command *lc)
+{
+	struct xtest *x = lc->context;
+	char buf[1024];
+
+	if (read(x->fd, buf, sizeof(buf)) > 0)
+		imap_long_command_set_timer(lc, XTEST_TIMER_OPTION, 0);
+}
+
+static void xtest_fifo(struct imap_long_command *lc)
+{
+	struct xtest *x = lc->context;
+	const char *path = compat_user_setting(lc->client->user,
+					       "long_command_test_fifo");
+
+	i_assert(path != NULL && x->fd == -1);
+	/* a writer of its own: no end of file when others close it */
+	x->fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+	i_assert(x->fd != -1);
+	x->io = io_add(x->fd, IO_READ, xtest_fifo_input, lc);
+}
+
 /* Returns TRUE if the option took its value. */
 static bool
 xtest_option(struct imap_long_command *lc, const char *name, const char *value)
@@ -95,6 +128,9 @@ xtest_option(struct imap_long_command *lc, const char *name, const char *value)
 		return FALSE;
 	} else if (strcasecmp(name, "STOP") == 0) {
 		imap_long_command_stop_timer(lc, XTEST_TIMER_OPTION);
+		return FALSE;
+	} else if (strcasecmp(name, "FIFO") == 0) {
+		xtest_fifo(lc);
 		return FALSE;
 	} else if (strcasecmp(name, "DRAIN") == 0) {
 		x->drain = TRUE;
@@ -141,6 +177,7 @@ xtest_start(struct imap_long_command *lc, const struct imap_arg *args)
 	const char *name, *value;
 
 	x->name = i_strdup("-");
+	x->fd = -1;
 	lc->context = x;
 	for (; imap_arg_get_astring(args, &name); args++) {
 		if (!imap_arg_get_astring(&args[1], &value))
@@ -272,6 +309,8 @@ xtest_finish(struct imap_long_command *lc, enum imap_long_command_why why)
 	e_info(lc->client->event, "xtest finish %s why=%s changes=%u timers=%u "
 	       "lines=%u mores=%u keepalives=%u", x->name, whys[why],
 	       x->changes, x->timers, x->lines, x->mores, x->keepalives);
+	io_remove(&x->io);
+	i_close_fd(&x->fd);
 	i_free(x->name);
 	i_free(x);
 	lc->context = NULL;
