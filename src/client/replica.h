@@ -7,7 +7,7 @@
 #include "dovetail.h"
 
 /* Sets the text and returns the status, for all of src/client. */
-enum dovetail_status dovetail_fail(struct dovetail *replica, enum dovetail_status status, const char *format, ...)
+enum dovetail_status replica_fail(struct dovetail *replica, enum dovetail_status status, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 
 /* ---- One process syncs ---- BUSY if another does; released by end, or by the death of the process. */
