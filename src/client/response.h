@@ -1,0 +1,66 @@
+#ifndef CLIENT_RESPONSE_H
+#define CLIENT_RESPONSE_H
+
+/* Parser of what an IMAP server sends to a client of Dovetail: octets in, in pieces of any size, callbacks out. It trusts nothing, knows
+   no connection, allocates no more than its limits, and streams literals. Used by sync-*.c, the fuzzer and unit tests. */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct response_limits {
+	/* one response without its literals; default 64 KiB */
+	size_t line;
+	/* what a value (literal or quoted) may have; default as dovetail_sync_options.max_value */
+	size_t value;
+	/* names of mailboxes and entries; default 8 KiB */
+	size_t name;
+};
+
+enum response_cond { RESPONSE_OK, RESPONSE_NO, RESPONSE_BAD, RESPONSE_BYE, RESPONSE_PREAUTH };
+
+struct response_status {
+	enum response_cond cond;
+	/* The response code (RFC 3501 7.1): its atom in upper case and what follows it, "" if none: "XMETASYNC", "(123 4 0f...)" */
+	const char *code, *code_args;
+	/* UTF-8 made safe: no control characters */
+	const char *text;
+};
+
+enum response_value { RESPONSE_VALUE_DATA, RESPONSE_VALUE_NIL,
+	/* the entry is named only: it exists, but is not shown */
+	RESPONSE_VALUE_NOT_SHOWN };
+
+/* Strings live until the callback returns. Any callback returning false stops the parser for good (response_error() is unchanged). */
+struct response_handler {
+	bool (*tagged)(void *context, const char *tag, const struct response_status *status);
+	/* "* OK", "* NO", "* BAD", "* BYE", "* PREAUTH" */
+	bool (*status)(void *context, const struct response_status *status);
+	/* "+ text" */
+	bool (*continuation)(void *context, const char *text);
+	/* from "* CAPABILITY" and from a CAPABILITY response code: once for each list, with its atoms separated by single spaces, upper case */
+	bool (*capability)(void *context, const char *list);
+	/* "* METADATA": metadata() once with the mailbox (as on the wire, unquoted), then for each entry entry(), for RESPONSE_VALUE_DATA data() zero or more
+	   times with its octets in order and entry_end(); metadata_end() after the response's CRLF. size: of the value, if known
+	   before (literal), else SIZE_MAX. */
+	bool (*metadata)(void *context, const char *mailbox);
+	bool (*entry)(void *context, const char *name, enum response_value kind, size_t size);
+	bool (*data)(void *context, const void *data, size_t size);
+	bool (*entry_end)(void *context);
+	bool (*metadata_end)(void *context);
+	/* any other untagged response: its first atom (or the second, after a number), upper case. Its literals are skipped. */
+	bool (*other)(void *context, const char *keyword);
+};
+
+struct response_parser;
+/* limits (NULL: defaults) and handler are copied. NULL if out of memory. */
+struct response_parser *
+response_parser_new(const struct response_limits *limits, const struct response_handler *handler, void *context);
+void response_parser_free(struct response_parser *parser);
+/* 0: all was taken, -1: the server broke the grammar or a limit (response_error() says how; response_is_limit()), or a callback returned
+   false. After -1 the parser takes nothing any more. */
+int response_parser_feed(struct response_parser *parser, const void *data, size_t size);
+const char *response_error(const struct response_parser *parser);
+bool response_is_limit(const struct response_parser *parser);
+
+#endif
