@@ -144,6 +144,7 @@ enum dovetail_status
 account_copy(const struct dovetail_account *account, struct dovetail_account *account_r, char **error_r)
 {
 	const char *error = check(account);
+	char *p;
 
 	*error_r = NULL;
 	if (error != NULL) {
@@ -163,5 +164,8 @@ account_copy(const struct dovetail_account *account, struct dovetail_account *ac
 		account_wipe(account_r);
 		return DOVETAIL_SYSTEM;
 	}
+	/* as RFC 4422 has them, and libcurl wants them */
+	for (p = (char *)account_r->mechanism; p != NULL && *p != '\0'; p++)
+		*p = toupper((unsigned char)*p);
 	return DOVETAIL_OK;
 }
