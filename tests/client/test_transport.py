@@ -29,6 +29,12 @@ username_attribute = email
 EXTRA = """\
 auth_mechanisms = plain login cram-md5 oauthbearer xoauth2
 auth_username_chars =
+auth_failure_delay = 0
+service anvil {
+  unix_listener anvil-auth-penalty {
+    mode = 0
+  }
+}
 passdb {
   driver = oauth2
   mechanisms = oauthbearer xoauth2
@@ -329,7 +335,7 @@ def test_token_mechanism_not_there(make_server):
 
 @pytest.mark.parametrize("values, text", [
     ({"host": ""}, "host"), ({"host": "a/b"}, "host"), ({"host": "u@h"}, "host"), ({"host": "[::1]"}, "host"),
-    ({"host": "a b"}, "host"), ({"host": "h\r\nx"}, "host"), ({"host": "::1/x"}, "host"), ({"host": "x:y"}, "host"),
+    ({"host": "a b"}, "host"), ({"host": "h\r\nx"}, "host"), ({"host": "127.0.0.1:143"}, "host"), ({"host": "x:y"}, "host"),
     ({"user": ""}, "user"), ({"user": "a\r\nb"}, "user"), ({"password": "a\nb"}, "password"), ({"password": None}, "password"),
     ({"mechanism": "A B"}, "mechanism"), ({"mechanism": ""}, "mechanism"), ({"mechanism": "PLAIN;AUTH=LOGIN"}, "mechanism"),
     ({"mechanism": "OAUTHBEARER"}, "token command"), ({"proxy": "ftp://x"}, "proxy"), ({"proxy": "nonsense"}, "proxy"),
@@ -488,3 +494,36 @@ def test_much_comes(dovecot):
     """More than one read takes: nothing stays in TLS's buffers."""
     out = run(tls="imaps", port=dovecot.tls_port, insecure=1, sends=["t%d NOOP" % i for i in range(30)] + ["a NOOP"])
     assert [line.split()[0] for line in out.splitlines()[1:-1]] == ["t%d" % i for i in range(30)] + ["a"]
+
+
+@pytest.mark.parametrize("kind", ["none", "imaps", "starttls"])
+def test_again(dovecot, kind, tmp_path):
+    """The same transport for many connections, good ones and bad ones: no descriptor is left."""
+    values = {**tls_arguments(dovecot, kind), "insecure": 1, "again": 5}
+    for more in [{}, {"password_command": "echo pass"}, {"password_command": "false"}, {"password": "wrong"}, {"insecure": 0},
+                 {"password_command": "yes"}]:
+        out = run(**{**values, **more})
+        counts = [line for line in out.splitlines() if line.startswith("descriptors")]
+        assert len(counts) == 6 and len(set(counts)) == 1, out
+
+
+@pytest.mark.parametrize("phase", ["command", "tls", 0, 1, 2, 3, "open"])
+def test_free_waits_for_nobody(phase):
+    """In each phase the other side is silent for longer than this test may take."""
+    def serve(connection):
+        for _ in imap_login(connection):
+            pass
+    values = {"timeout": 1000000, "give_up": 300, "until": None}
+    if phase == "command":
+        run(port=1, **values, password_command="sleep 1000")
+        return
+    with Peer(serve) if phase == "open" else silent_after(0 if phase == "tls" else phase, False) as peer:
+        out = run(port=peer.port, tls="imaps" if phase == "tls" else "none", **values)
+        assert ("connected" in out) == (phase == "open")
+
+
+def test_nobody_waits_for_children(dovecot):
+    """If the program ignores SIGCHLD, a command's exit status is lost, but not what it has printed."""
+    works(port=dovecot.port, tls="none", password_command="echo pass", sigchld=1)
+    fails("login", "no first line", port=dovecot.port, tls="none", password_command="false", sigchld=1)
+    fails("login", "has not ended", port=dovecot.port, tls="none", password_command="sleep 1000; true", sigchld=1, timeout=300)
