@@ -2,6 +2,7 @@
      send=TEXT     sent after the login, with CRLF after it; in order
      bulk=N        then N octets more
      until=TEXT    ends when that has come
+     single=1      receives once when it is told that there is something, not until there is nothing
      again=N       N times more, with the same transport; each time "descriptors N" is printed before
      give_up=N     frees the transport N ms after it began, or at once if it is connected by then
      sigchld=1     SIGCHLD is ignored
@@ -26,7 +27,7 @@ struct driver {
 	const char *sends[32], *until;
 	unsigned int send_count;
 	size_t bulk;
-	bool pause;
+	bool pause, single;
 	unsigned int again, give_up;
 	char seen[4096];
 	size_t seen_size;
@@ -70,6 +71,8 @@ static void set(struct driver *driver, char *argument)
 		driver->sends[driver->send_count++] = value;
 	else if (strcmp(argument, "bulk") == 0)
 		driver->bulk = strtoul(value, NULL, 10);
+	else if (strcmp(argument, "single") == 0)
+		driver->single = *value == '1';
 	else if (strcmp(argument, "again") == 0)
 		driver->again = atoi(value);
 	else if (strcmp(argument, "give_up") == 0)
@@ -108,8 +111,9 @@ static bool receive(struct driver *driver, struct transport *transport)
 {
 	char buffer[777];
 	ssize_t n;
+	bool more = true;
 
-	while ((n = transport_recv(transport, buffer, sizeof(buffer))) > 0) {
+	while (more && (n = transport_recv(transport, buffer, sizeof(buffer))) > 0) {
 		fwrite(buffer, 1, n, stdout);
 		fflush(stdout);
 		if ((size_t)n > sizeof(driver->seen) - 1 - driver->seen_size)
@@ -117,6 +121,7 @@ static bool receive(struct driver *driver, struct transport *transport)
 		memcpy(driver->seen + driver->seen_size, buffer, n);
 		driver->seen_size += n;
 		driver->seen[driver->seen_size] = '\0';
+		more = !driver->single;
 	}
 	return driver->until != NULL && strstr(driver->seen, driver->until) != NULL;
 }
