@@ -1,16 +1,12 @@
 /* What libcurl is told, and what its results mean. libcurl connects and logs in (CURLOPT_CONNECT_ONLY) and then only carries octets. Called
    by transport.c. */
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
-#include "response.h"
 #include "transport-private.h"
 
 /* Without a mechanism in the account. Not GSSAPI, which libcurl prefers for users with an '@', and where it gives up without a ticket; not NTLM.
@@ -81,7 +77,6 @@ static void note_refusal(struct transport *transport, const char *line, size_t s
 		size = sizeof(transport->refusal) - 1;
 	memcpy(transport->refusal, line, size);
 	transport->refusal[size] = '\0';
-	response_make_safe(transport->refusal);
 }
 
 /* The only place where libcurl shows the server's lines. Of what is sent only the command's name is looked at. */
@@ -147,8 +142,6 @@ static CURLcode set_connection(struct transport *transport, CURL *easy)
 	SET(CURLOPT_NOPROGRESS, 1L);
 	SET(CURLOPT_ERRORBUFFER, transport->curl_error);
 	SET(CURLOPT_WRITEFUNCTION, on_write);
-	SET(CURLOPT_HEADERFUNCTION, on_write);
-	SET(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
 	SET(CURLOPT_VERBOSE, 1L);
 	SET(CURLOPT_DEBUGFUNCTION, on_debug);
 	SET(CURLOPT_DEBUGDATA, transport);
