@@ -54,7 +54,7 @@ static curl_socket_t on_open_socket(void *context, curlsocktype purpose, struct 
 	return socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
 }
 
-/* Nothing that libcurl reads is for anybody: not proxies' headers, not the server's lines. */
+/* Nothing that libcurl may want to write is for anybody; by default it would go to standard output. */
 static size_t on_write(char *data, size_t size, size_t count, void *context)
 {
 	(void)data;
@@ -152,7 +152,7 @@ static CURLcode set_connection(struct transport *transport, CURL *easy)
 	SET(CURLOPT_TCP_NODELAY, 1L);
 	/* ours are shorter, and count all of it */
 	SET(CURLOPT_CONNECTTIMEOUT_MS, (long)account->timeout * 4 + 1000);
-	SET(CURLOPT_SERVER_RESPONSE_TIMEOUT, (long)account->timeout / 1000 * 4 + 1);
+	SET(CURLOPT_SERVER_RESPONSE_TIMEOUT, ((long)account->timeout / 1000 + 1) * 4 + 1);
 	if (account->proxy != NULL) {
 		SET(CURLOPT_PROXY, account->proxy);
 		SET(CURLOPT_NOPROXY, "");
