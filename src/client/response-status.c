@@ -64,7 +64,7 @@ static bool is_control(const unsigned char *p, size_t length)
 		((p[1] == 0x80 && p[2] >= 0xaa && p[2] <= 0xae) || (p[1] == 0x81 && p[2] >= 0xa6 && p[2] <= 0xa9));
 }
 
-static void make_safe(char *text)
+void response_make_safe(char *text)
 {
 	unsigned char *p = (unsigned char *)text;
 	size_t length;
@@ -158,7 +158,7 @@ int response_line(struct response_parser *parser)
 {
 	struct response_status status;
 
-	make_safe(parser->buf);
+	response_make_safe(parser->buf);
 	switch (parser->kind) {
 	case LINE_TAGGED:
 		return handle_tagged(parser);

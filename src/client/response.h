@@ -77,4 +77,7 @@ const char *response_error(const struct response_parser *parser);
 bool response_is_limit(const struct response_parser *parser);
 bool response_is_memory(const struct response_parser *parser);
 
+/* Makes words of a server fit for a terminal, in place: UTF-8, each octet of a control character or of what is not UTF-8 a "?". */
+void response_make_safe(char *text);
+
 #endif
