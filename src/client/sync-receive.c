@@ -214,6 +214,11 @@ static bool handle_metadata_end(void *context)
 	return true;
 }
 
+static bool handle_list(void *context, const char *flags, const char *mailbox)
+{
+	return sync_fallback_list(context, flags, mailbox);
+}
+
 bool sync_receive_begin(struct dovetail_sync *sync)
 {
 	const struct response_handler handler = {
@@ -226,6 +231,7 @@ bool sync_receive_begin(struct dovetail_sync *sync)
 		.data = handle_data,
 		.entry_end = handle_entry_end,
 		.metadata_end = handle_metadata_end,
+		.list = handle_list,
 	};
 	/* Larger values than max_value are read over, not kept: a server without MAXSIZE sends them. */
 	const struct response_limits limits = { .value = SIZE_MAX };
