@@ -455,7 +455,7 @@ def test_tls(make_server, driver, user):
     driver.once("r", server.tls_port, user, ca_file=server.root + "/cert.pem")
     driver.open("s")
     driver.sync("s", server.tls_port, user, ca_file=server.root + "/cert.pem")
-    driver.state("live")
+    driver.state("live", replica="s")
     assert driver.get("s", "", A) == LARGE
     driver("free", "s")
     assert driver.once("s", server.tls_port, user, status=None, ca_file="/dev/null")["reply"] in ("tls", "invalid")
