@@ -263,7 +263,7 @@ static void compare_begins(struct dovetail_sync *sync)
 	struct replica_set set, part;
 	size_t i = 0;
 
-	status = sync_queue_next(sync, &set);
+	status = sync_queue_next(sync, 0, &set);
 	if (status == DOVETAIL_NOT_FOUND) {
 		if (sync_tell_changes(sync))
 			sync_write_stuck(sync);
@@ -291,7 +291,7 @@ static void write_begins(struct dovetail_sync *sync)
 	sync->fallback.step = SYNC_FALLBACK_REST;
 	if (!sync_apply(sync, ""))
 		return;
-	status = sync_queue_next(sync, &set);
+	status = sync_queue_next(sync, 0, &set);
 	if (status == DOVETAIL_NOT_FOUND) {
 		sync_tell_changes(sync);
 		return;

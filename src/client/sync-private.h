@@ -245,7 +245,7 @@ bool sync_session_entry(struct dovetail_sync *sync);
 void sync_goodbye(struct dovetail_sync *sync);
 /* The entry that has come, if the command's set has it. */
 bool sync_theirs_entry(struct dovetail_sync *sync, struct sync_command *command);
-enum dovetail_status sync_queue_next(struct dovetail_sync *sync, struct replica_set *set_r);
+enum dovetail_status sync_queue_next(struct dovetail_sync *sync, int64_t after, struct replica_set *set_r);
 /* The server will not take the command's set. */
 bool sync_set_refused(struct dovetail_sync *sync, struct sync_command *command, const struct response_status *status);
 

@@ -178,9 +178,9 @@ static void resolve(void *context, const struct dovetail_conflict *conflict, str
 		sync->callbacks.conflict(sync->context, conflict, resolution);
 }
 
-enum dovetail_status sync_queue_next(struct dovetail_sync *sync, struct replica_set *set_r)
+enum dovetail_status sync_queue_next(struct dovetail_sync *sync, int64_t after, struct replica_set *set_r)
 {
-	return replica_queue_next(sync->replica, sync->options.rule, resolve, sync, set_r);
+	return replica_queue_next(sync->replica, after, sync->options.rule, resolve, sync, set_r);
 }
 
 static bool send_xmetaset(struct dovetail_sync *sync, const char *prefix, const struct replica_set *set)
@@ -224,36 +224,25 @@ static size_t set_bytes(const struct replica_set *set)
 	return bytes;
 }
 
-static bool is_under_way(struct dovetail_sync *sync, int64_t id)
-{
-	struct sync_command *command;
-
-	for (command = sync->commands; command != NULL; command = command->next) {
-		if (command->kind == SYNC_XMETASET && command->set_id == id)
-			return true;
-	}
-	return false;
-}
-
 /* Sends what waits, as many sets as one round may have, and after the last one XMETASYNC. prefix as above, for the first command. */
 static void send_round(struct dovetail_sync *sync, const char *prefix)
 {
 	enum dovetail_status status;
 	struct replica_set set;
 	unsigned int count = 0;
+	int64_t after = 0;
 	size_t bytes = 0;
 
 	while (sync->failure == DOVETAIL_OK && !sync->round_lost && count < ROUND_SETS && bytes < ROUND_BYTES) {
-		status = sync_queue_next(sync, &set);
+		status = sync_queue_next(sync, after, &set);
 		if (status == DOVETAIL_NOT_FOUND)
 			break;
 		if (!sync_replica_ok(sync, status))
 			return;
-		if (is_under_way(sync, set.id))
-			break;
 		if (!send_xmetaset(sync, prefix, &set))
 			return;
 		prefix = "";
+		after = set.id;
 		bytes += set_bytes(&set);
 		count++;
 	}
