@@ -314,7 +314,7 @@ static void test_change_set(void **state)
 	must(f->replica, dovetail_changes_commit(changes));
 	assert_string_equal(get(f->replica, "", BELOW "n7"), "2");
 	server_catch_up(f);
-	must(f->replica, replica_queue_next(f->replica, DOVETAIL_RULE_LINES, NULL, NULL, &set));
+	must(f->replica, replica_queue_next(f->replica, 0, DOVETAIL_RULE_LINES, NULL, NULL, &set));
 	assert_int_equal(set.count, 100);
 	assert_string_equal(set.unchanged_since, "(7 1)");
 
@@ -444,9 +444,9 @@ static void test_refused(void **state)
 	server_catch_up(f);
 	put(f->replica, "", BELOW "a", "mine");
 	put(f->replica, "", BELOW "b", "new");
-	must(f->replica, replica_queue_next(f->replica, DOVETAIL_RULE_LINES, NULL, NULL, &set));
+	must(f->replica, replica_queue_next(f->replica, 0, DOVETAIL_RULE_LINES, NULL, NULL, &set));
 	must(f->replica, replica_queue_refused(f->replica, set.id, "too large"));
-	must(f->replica, replica_queue_next(f->replica, DOVETAIL_RULE_LINES, NULL, NULL, &set));
+	must(f->replica, replica_queue_next(f->replica, 0, DOVETAIL_RULE_LINES, NULL, NULL, &set));
 	must(f->replica, replica_queue_refused(f->replica, set.id, "no rights"));
 	expect(f->replica, replica_queue_refused(f->replica, set.id, "no rights"), DOVETAIL_NOT_FOUND, "no change set");
 	assert_string_equal(changed(f), " a=server; b=-;");
@@ -465,12 +465,12 @@ static void test_refused(void **state)
 	assert_string_equal(refused(f), "");
 
 	/* a later write on one that is refused has the server's value as its base */
-	must(f->replica, replica_queue_next(f->replica, DOVETAIL_RULE_LINES, NULL, NULL, &set));
+	must(f->replica, replica_queue_next(f->replica, 0, DOVETAIL_RULE_LINES, NULL, NULL, &set));
 	put(f->replica, "", BELOW "a", "smaller");
 	must(f->replica, replica_queue_refused(f->replica, set.id, "no"));
 	assert_string_equal(refused(f), "");
 	assert_string_equal(changed(f), "");
-	must(f->replica, replica_queue_next(f->replica, DOVETAIL_RULE_SERVER, NULL, NULL, &set));
+	must(f->replica, replica_queue_next(f->replica, 0, DOVETAIL_RULE_SERVER, NULL, NULL, &set));
 	assert_int_equal(set.writes[0].size, 7);
 }
 
