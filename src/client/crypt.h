@@ -147,22 +147,48 @@ bool crypt_value_is_sealed(const void *data, size_t size, enum crypt_kind *kind_
 
 /* ---- The hooks that the replica calls (crypt-replica.c) ----
 
-   The replica keeps names and values as they are on the wire, in its tables and its queue, and calls these at its border to the user. A replica
-   without an encrypted subtree has none (NULL). All that is returned is freed with free(), and wiped before by the one who has it for longer
-   than a call. */
+   The replica keeps names and values as they are on the wire, in its tables and its queue, and calls these at its border to the user; a
+   replica without encryption has none (NULL). What they return is the caller's, freed with crypt_free(). They fail with a
+   text in the replica (replica_fail()). mailbox is as in dovetail.h; wire names a server's entry, name the user's. */
 
 enum crypt_opened {
-	/* no encrypted subtree: as it is */
+	/* not encrypted: as it is (nothing is returned) */
 	CRYPT_OPENED_PLAIN,
-	/* *name_r, *data_r */
 	CRYPT_OPENED_VALUE,
-	/* *name_r; the user has no such entry, though the server has one */
+	/* the user has no such entry, though the server has one: a removal that is encrypted, too */
 	CRYPT_OPENED_REMOVED,
 	/* the user does not see it at all: below <subtree>/.dovetail */
 	CRYPT_OPENED_RESERVED,
-	/* DOVETAIL_ENTRY_LOCKED, DOVETAIL_ENTRY_DAMAGED: the name is the one on the wire */
+	/* DOVETAIL_ENTRY_LOCKED, DOVETAIL_ENTRY_DAMAGED: the user sees the name on the wire, and no value */
 	CRYPT_OPENED_LOCKED,
 	CRYPT_OPENED_DAMAGED
 };
+
+struct crypt_hooks {
+	/* The name on the server. *wire_r NULL: the same. LOCKED, INVALID (reserved), LIMIT. */
+	enum dovetail_status (*to_wire)(struct dovetail *replica, const char *name, char **wire_r);
+	/* What the user writes (data NULL: removes) to what is queued, in the transaction that queues it. *data_r NULL: as it is. LOCKED, LIMIT. */
+	enum dovetail_status (*seal)(struct dovetail *replica, const char *mailbox, const char *wire, const char *name,
+				     const void *data, size_t size, void **data_r, size_t *size_r);
+	/* For reading; writes nothing. *name_r (NULL: as on the wire) and *data_r (OPENED_VALUE only). values: false: no *data_r is wanted. */
+	enum crypt_opened (*open)(struct dovetail *replica, const char *mailbox, const char *wire, const void *data, size_t size,
+				  bool values, char **name_r, void **data_r, size_t *size_r);
+	/* In the transaction that makes it the server's value, whether it came or was written from here. data NULL: removed. */
+	enum dovetail_status (*arrived)(struct dovetail *replica, const char *mailbox, const char *wire, const void *data, size_t size);
+	/* Before a write goes in flight for the first time: is it as it has to be on the server now? *data_r (and *wire_r) if it has to be another
+	   one: it was queued before the subtree was encrypted or got another key. LOCKED: it has to wait; the set stays in the queue, others go. */
+	enum dovetail_status (*outgoing)(struct dovetail *replica, const char *mailbox, const char *wire, const void *data, size_t size,
+					 char **wire_r, void **data_r, size_t *size_r);
+	/* dovetail_close(): frees context */
+	void (*close)(struct dovetail *replica);
+};
+void crypt_free(void *data);
+
+
+/* dovetail_open() calls it once the file is open: sets the hooks if there is an encrypted subtree. */
+enum dovetail_status crypt_replica_open(struct dovetail *replica);
+/* The sync calls it when a consistent state is in and when the queue is empty: goes on with what is to be written anew (rotation, conversion), in steps
+   of 100 writes, and drops removals that all devices have had time to see. Cheap if there is nothing to do. */
+enum dovetail_status crypt_replica_step(struct dovetail *replica);
 
 #endif
