@@ -2,7 +2,7 @@
 #define CLIENT_CRYPT_H
 
 /* End-to-end encryption: keys and the formats of encrypted values and names (docs/encryption.md has them to the octet). Pure functions on
-   octets with libsodium; no I/O but key files. crypt-replica.c ties them to the replica by the hooks at the end.
+   octets with libsodium; no I/O but key files. crypt-replica.c ties them to the replica.
 
    Secrets are in sodium_malloc() memory and wiped. Texts of errors are static, and have nothing secret in them. */
 
@@ -142,53 +142,24 @@ enum crypt_accept {
 enum dovetail_status
 crypt_value_open(const struct crypt_ring *ring, const char *wire, const void *data, size_t size, enum crypt_accept accept,
 		 struct crypt_value *value_r, const char **error_r);
-/* Without a key: has it the form of a sealed value (and says it that it is a removal)? */
+/* Without a key: has it the form of a sealed value (*kind_r: which)? */
 bool crypt_value_is_sealed(const void *data, size_t size, enum crypt_kind *kind_r);
 
-/* ---- The hooks that the replica calls (crypt-replica.c) ----
+/* ---- The tie to the replica (crypt-replica.c) ---- */
 
-   The replica keeps names and values as they are on the wire, in its tables and its queue, and calls these at its border to the user; a
-   replica without encryption has none (NULL). What they return is the caller's, freed with crypt_free(). They fail with a
-   text in the replica (replica_fail()). mailbox is as in dovetail.h; wire names a server's entry, name the user's. */
+/* dovetail_open() calls it once the file is open, and sync_begin() (another process may have begun to encrypt): sets the codec (replica.h) if an
+   encrypted subtree is known. Cheap if nothing has changed.
 
-enum crypt_opened {
-	/* not encrypted: as it is (nothing is returned) */
-	CRYPT_OPENED_PLAIN,
-	CRYPT_OPENED_VALUE,
-	/* the user has no such entry, though the server has one: a removal that is encrypted, too */
-	CRYPT_OPENED_REMOVED,
-	/* the user does not see it at all: below <subtree>/.dovetail */
-	CRYPT_OPENED_RESERVED,
-	/* DOVETAIL_ENTRY_LOCKED, DOVETAIL_ENTRY_DAMAGED: the user sees the name on the wire, and no value */
-	CRYPT_OPENED_LOCKED,
-	CRYPT_OPENED_DAMAGED
-};
-
-struct crypt_hooks {
-	/* The name on the server. *wire_r NULL: the same. LOCKED, INVALID (reserved), LIMIT. */
-	enum dovetail_status (*to_wire)(struct dovetail *replica, const char *name, char **wire_r);
-	/* What the user writes (data NULL: removes) to what is queued, in the transaction that queues it. *data_r NULL: as it is. LOCKED, LIMIT. */
-	enum dovetail_status (*seal)(struct dovetail *replica, const char *mailbox, const char *wire, const char *name,
-				     const void *data, size_t size, void **data_r, size_t *size_r);
-	/* For reading; writes nothing. *name_r (NULL: as on the wire) and *data_r (OPENED_VALUE only). values: false: no *data_r is wanted. */
-	enum crypt_opened (*open)(struct dovetail *replica, const char *mailbox, const char *wire, const void *data, size_t size,
-				  bool values, char **name_r, void **data_r, size_t *size_r);
-	/* In the transaction that makes it the server's value, whether it came or was written from here. data NULL: removed. */
-	enum dovetail_status (*arrived)(struct dovetail *replica, const char *mailbox, const char *wire, const void *data, size_t size);
-	/* Before a write goes in flight for the first time: is it as it has to be on the server now? *data_r (and *wire_r) if it has to be another
-	   one: it was queued before the subtree was encrypted or got another key. LOCKED: it has to wait; the set stays in the queue, others go. */
-	enum dovetail_status (*outgoing)(struct dovetail *replica, const char *mailbox, const char *wire, const void *data, size_t size,
-					 char **wire_r, void **data_r, size_t *size_r);
-	/* dovetail_close(): frees context */
-	void (*close)(struct dovetail *replica);
-};
-void crypt_free(void *data);
-
-
-/* dovetail_open() calls it once the file is open: sets the hooks if there is an encrypted subtree. */
+   Of the codec, two things go beyond what a plain encoding would do:
+   - encode() of a removal (data NULL) gives data: an encrypted removal, which is written in place of NIL. decode() of it says .hidden, with the
+     name: for the user there is no such entry (neither in reading, nor in conflicts), and a change to it is a removal.
+   - may_send() says false for what must not leave as it is queued: in clear text, or with a key that is no longer in use. The set
+     waits, as one with a conflict in a locked subtree does; crypt_replica_step() writes it anew once there is a key. */
 enum dovetail_status crypt_replica_open(struct dovetail *replica);
-/* The sync calls it when a consistent state is in and when the queue is empty: goes on with what is to be written anew (rotation, conversion), in steps
-   of 100 writes, and drops removals that all devices have had time to see. Cheap if there is nothing to do. */
-enum dovetail_status crypt_replica_step(struct dovetail *replica);
+/* The sync calls it after each consistent state, before it takes sets from the queue: takes in a new ring, goes on with what is to be written anew
+   (rotation, conversion, waiting writes), at most 100 entries at a time, and drops removals that are older than 90 days. Cheap if there is
+   nothing to do. notice is called with what is to be told to the user; may be NULL. */
+typedef void crypt_notice_t(void *context, enum dovetail_notice notice, const char *mailbox, const char *entry, const char *text);
+enum dovetail_status crypt_replica_step(struct dovetail *replica, crypt_notice_t *notice, void *context);
 
 #endif
