@@ -221,11 +221,18 @@ char *crypt_text_encode(const char *prefix, const uint8_t *data, size_t size, si
 uint8_t *crypt_text_decode(const char *prefix, const void *text, size_t text_size, size_t *size_r, bool *memory_r)
 {
 	const size_t prefix_size = strlen(prefix);
+	const unsigned char *p;
 	uint8_t *data;
+	size_t i;
 
 	*memory_r = false;
 	if (text_size < prefix_size || memcmp(text, prefix, prefix_size) != 0)
 		return NULL;
+	/* sodium_base642bin() of 1.0.18 takes some octets above 0x7f for letters */
+	for (p = text, i = prefix_size; i < text_size; i++) {
+		if (p[i] > 0x7f)
+			return NULL;
+	}
 	text_size -= prefix_size;
 	data = malloc(text_size / 4 * 3 + 3);
 	if (data == NULL) {
