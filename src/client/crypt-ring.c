@@ -557,6 +557,27 @@ crypt_ring_unlock(struct crypt_ring *ring, const struct dovetail_secret *secret,
 	return status;
 }
 
+enum dovetail_status crypt_ring_follow(struct crypt_ring *ring, const struct crypt_ring *known, const char **error_r)
+{
+	struct crypt_secrets *secrets;
+	enum dovetail_status status;
+
+	if (known->secrets == NULL)
+		return crypt_fail(error_r, DOVETAIL_LOCKED, "the subtree is locked");
+	secrets = sodium_malloc(sizeof(*secrets));
+	if (secrets == NULL)
+		return crypt_fail(error_r, DOVETAIL_SYSTEM, out_of_memory);
+	put_octets(secrets->ring_key, known->secrets->ring_key, CRYPT_KEY_SIZE);
+	status = body_open(ring, secrets, error_r);
+	if (status == DOVETAIL_OK) {
+		sodium_free(ring->secrets);
+		ring->secrets = secrets;
+	} else {
+		sodium_free(secrets);
+	}
+	return status;
+}
+
 enum dovetail_status
 crypt_ring_rotate(struct crypt_ring *ring, const char *label, const struct dovetail_secret *secret, const struct crypt_env *env,
 		  const char **error_r)

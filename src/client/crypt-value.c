@@ -10,6 +10,8 @@
 #define HEAD_SIZE (1 + CRYPT_KEY_ID_SIZE + CRYPT_NONCE_SIZE)
 #define PLAIN_HEAD_SIZE (CRYPT_DEVICE_SIZE + 8 + 2)
 #define TAG_SIZE crypto_aead_xchacha20poly1305_ietf_ABYTES
+/* others are for later */
+#define KIND_VALUE 1
 #define PADDED_MIN 256
 #define HIDDEN_OCTETS 16
 #define HIDDEN_SIZE 26
@@ -164,7 +166,7 @@ crypt_value_seal(const struct crypt_ring *ring, const char *wire, const struct c
 	octets = calloc(1, HEAD_SIZE + plain_size + TAG_SIZE);
 	if (octets == NULL)
 		return crypt_fail(error_r, DOVETAIL_SYSTEM, out_of_memory);
-	p = put_number(octets, value->kind, 1);
+	p = put_number(octets, KIND_VALUE, 1);
 	p = put_octets(p, ring->secrets->keys[0].id, CRYPT_KEY_ID_SIZE);
 	env->random(env->context, p, CRYPT_NONCE_SIZE);
 	p += CRYPT_NONCE_SIZE;
@@ -189,18 +191,9 @@ crypt_value_seal(const struct crypt_ring *ring, const char *wire, const struct c
 	return *data_r != NULL ? DOVETAIL_OK : crypt_fail(error_r, DOVETAIL_SYSTEM, out_of_memory);
 }
 
-bool crypt_value_is_sealed(const void *data, size_t size, enum crypt_kind *kind_r)
+bool crypt_value_is_sealed(const void *data, size_t size)
 {
-	const size_t prefix_size = strlen(CRYPT_PREFIX_VALUE);
-	uint8_t head[3];
-
-	if (size < crypt_sealed_size(0, 0) || memcmp(data, CRYPT_PREFIX_VALUE, prefix_size) != 0 ||
-	    sodium_base642bin(head, sizeof(head), (const char *)data + prefix_size, 4, NULL, NULL, NULL,
-			      sodium_base64_VARIANT_ORIGINAL_NO_PADDING) < 0 ||
-	    (head[0] != CRYPT_KIND_VALUE && head[0] != CRYPT_KIND_REMOVED))
-		return false;
-	*kind_r = head[0];
-	return true;
+	return size >= crypt_sealed_size(0, 0) && memcmp(data, CRYPT_PREFIX_VALUE, strlen(CRYPT_PREFIX_VALUE)) == 0;
 }
 
 /* A writer with the key may have put anything there: it has to be a name that the user could have written. */
@@ -289,7 +282,7 @@ octets_open(const struct crypt_ring *ring, const char *wire, uint8_t *octets, si
 	size_t bound_size, plain_size;
 	uint8_t *bound, *plain = octets + HEAD_SIZE;
 
-	if (size < HEAD_SIZE + PADDED_MIN + TAG_SIZE || (octets[0] != CRYPT_KIND_VALUE && octets[0] != CRYPT_KIND_REMOVED))
+	if (size < HEAD_SIZE + PADDED_MIN + TAG_SIZE || octets[0] != KIND_VALUE)
 		return crypt_fail(error_r, DOVETAIL_DAMAGED, "an encrypted value is cut off, or from a newer version");
 	plain_size = size - HEAD_SIZE - TAG_SIZE;
 	key = value_key(ring, octets + 1, accept, &value_r->current, &status, error_r);
@@ -304,7 +297,6 @@ octets_open(const struct crypt_ring *ring, const char *wire, uint8_t *octets, si
 	else
 		status = plain_get(ring, wire, plain, plain_size, value_r, error_r);
 	free(bound);
-	value_r->kind = octets[0];
 	return status;
 }
 

@@ -93,6 +93,8 @@ crypt_ring_rotate(struct crypt_ring *ring, const char *label, const struct dovet
 enum dovetail_status crypt_ring_settle(struct crypt_ring *ring, const char **error_r);
 /* Nothing is to be written anew. */
 bool crypt_ring_settled(const struct crypt_ring *ring);
+/* Opens a locked ring with the ring key of another one of the same epoch: DAMAGED if it was not made by somebody who has that. */
+enum dovetail_status crypt_ring_follow(struct crypt_ring *ring, const struct crypt_ring *known, const char **error_r);
 /* -1, 0, 1: a is older, the same, newer. Both unlocked. */
 int crypt_ring_compare(const struct crypt_ring *a, const struct crypt_ring *b);
 
@@ -109,9 +111,7 @@ bool crypt_name_is_below(const char *subtree, const char *name);
 
 /* ---- Values ---- */
 
-enum crypt_kind { CRYPT_KIND_VALUE = 1, CRYPT_KIND_REMOVED = 2 };
 struct crypt_value {
-	enum crypt_kind kind;
 	/* sealed with the key that is current: nothing to be written anew */
 	bool current;
 	uint8_t device[CRYPT_DEVICE_SIZE];
@@ -128,7 +128,7 @@ struct crypt_value {
 void crypt_value_free(struct crypt_value *value);
 /* The size on the server of a value of this size, with the name's part below the subtree; SIZE_MAX: too large. */
 size_t crypt_sealed_size(size_t relative_name_size, size_t size);
-/* value: kind, device, counter, name, data. wire: its name on the server. *data_r is text, freed with free(). */
+/* value: device, counter, name, data. wire: its name on the server. *data_r is text, freed with free(). */
 enum dovetail_status
 crypt_value_seal(const struct crypt_ring *ring, const char *wire, const struct crypt_value *value, const struct crypt_env *env,
 		 void **data_r, size_t *size_r, const char **error_r);
@@ -142,23 +142,15 @@ enum crypt_accept {
 enum dovetail_status
 crypt_value_open(const struct crypt_ring *ring, const char *wire, const void *data, size_t size, enum crypt_accept accept,
 		 struct crypt_value *value_r, const char **error_r);
-/* Without a key: has it the form of a sealed value (*kind_r: which)? */
-bool crypt_value_is_sealed(const void *data, size_t size, enum crypt_kind *kind_r);
+/* Without a key: has it the form of a sealed value? */
+bool crypt_value_is_sealed(const void *data, size_t size);
 
-/* ---- The tie to the replica (crypt-replica.c) ---- */
+/* ---- The tie to the replica (crypt-codec.c, crypt-replica.c) ---- */
 
-/* dovetail_open() calls it once the file is open, and sync_begin() (another process may have begun to encrypt): sets the codec (replica.h) if an
-   encrypted subtree is known. Cheap if nothing has changed.
-
-   Of the codec, two things go beyond what a plain encoding would do:
-   - encode() of a removal (data NULL) gives data: an encrypted removal, which is written in place of NIL. decode() of it says .hidden, with the
-     name: for the user there is no such entry (neither in reading, nor in conflicts), and a change to it is a removal.
-   - may_send() says false for what must not leave as it is queued: in clear text, or with a key that is no longer in use. The set
-     waits, as one with a conflict in a locked subtree does; crypt_replica_step() writes it anew once there is a key. */
+/* dovetail_open() calls it once the file is open: sets the codec (replica.h). */
 enum dovetail_status crypt_replica_open(struct dovetail *replica);
-/* The sync calls it after each consistent state, before it takes sets from the queue: takes in a new ring, goes on with what is to be written anew
-   (rotation, conversion, waiting writes), at most 100 entries at a time, and drops removals that are older than 90 days. Cheap if there is
-   nothing to do. notice is called with what is to be told to the user; may be NULL. */
+/* The sync calls it after each consistent state, before it takes sets from the queue: goes on with what is to be written anew (rotation, conversion,
+   writes that have waited), and tells what has been noticed since the last call. Cheap if there is nothing to do. notice may be NULL. */
 typedef void crypt_notice_t(void *context, enum dovetail_notice notice, const char *mailbox, const char *entry, const char *text);
 enum dovetail_status crypt_replica_step(struct dovetail *replica, crypt_notice_t *notice, void *context);
 

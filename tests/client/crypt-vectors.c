@@ -24,10 +24,10 @@ static void ring_print(const char *title, struct crypt_ring *ring, const struct 
 	free(data);
 }
 
-static void value_print(const struct crypt_ring *ring, const struct crypt_env *env, enum crypt_kind kind, const char *name, const char *text,
+static void value_print(const struct crypt_ring *ring, const struct crypt_env *env, const char *name, const char *text,
 			bool last)
 {
-	struct crypt_value value = { .kind = kind, .device = "deviceAB", .counter = 1700000000000, .name = name, .data = text,
+	struct crypt_value value = { .device = "deviceAB", .counter = 1700000000000, .name = name, .data = text,
 		.size = strlen(text) };
 	const char *error = NULL;
 	size_t size;
@@ -37,7 +37,7 @@ static void value_print(const struct crypt_ring *ring, const struct crypt_env *e
 	if (crypt_name_to_wire(ring, name, &wire, &error) != DOVETAIL_OK ||
 	    crypt_value_seal(ring, wire, &value, env, &data, &size, &error) != DOVETAIL_OK)
 		give_up(name, error);
-	printf("    {\"kind\": %d, \"name\": \"%s\", \"value\": \"%s\", \"wire_name\": \"%s\",\n     \"wire_value\": \"%.*s\"}%s\n", kind, name, text,
+	printf("    {\"name\": \"%s\", \"value\": \"%s\", \"wire_name\": \"%s\",\n     \"wire_value\": \"%.*s\"}%s\n", name, text,
 	       wire, (int)size, (const char *)data, last ? "" : ",");
 	free(wire);
 	free(data);
@@ -66,19 +66,19 @@ int main(int argc, char **argv)
 	printf("{\n  \"subtree\": \"%s\",\n  \"passphrase\": \"correct horse battery staple\",\n", SUBTREE);
 	ring_print("ring", ring, &env);
 	printf("  \"values\": [\n");
-	value_print(ring, &env, CRYPT_KIND_VALUE, SUBTREE, "", false);
-	value_print(ring, &env, CRYPT_KIND_VALUE, SUBTREE "/todo", "buy milk", false);
-	value_print(ring, &env, CRYPT_KIND_REMOVED, SUBTREE "/work/plan", "", false);
+	value_print(ring, &env, SUBTREE, "", false);
+	value_print(ring, &env, SUBTREE "/todo", "buy milk", false);
+	value_print(ring, &env, SUBTREE "/work/plan", "", false);
 	for (i = 0; i < sizeof(text) - 1; i++)
 		text[i] = 'a' + i % 26;
 	text[i] = '\0';
-	value_print(ring, &env, CRYPT_KIND_VALUE, SUBTREE "/work/plan", text, true);
+	value_print(ring, &env, SUBTREE "/work/plan", text, true);
 	printf("  ],\n");
 	if (crypt_ring_rotate(ring, "third", &file, &env, &error) != DOVETAIL_OK)
 		give_up("rotation", error);
 	ring_print("ring_rotated", ring, &env);
 	printf("  \"values_rotated\": [\n");
-	value_print(ring, &env, CRYPT_KIND_VALUE, SUBTREE "/todo", "buy bread", true);
+	value_print(ring, &env, SUBTREE "/todo", "buy bread", true);
 	printf("  ]\n}\n");
 	crypt_ring_free(ring);
 	return 0;
