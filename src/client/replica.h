@@ -125,6 +125,9 @@ struct replica_codec {
 				       struct replica_coded *coded_r);
 	/* Called in the transaction when a removal arrives, or a snapshot does not have what was there. May be NULL. */
 	enum dovetail_status (*removed)(void *context, const char *mailbox, const char *wire_name);
+	/* Both sides have changed a hidden entry (data NULL: removed): true: mine is written over theirs. May be NULL: theirs stays. */
+	bool (*conflict)(void *context, const char *mailbox, const char *wire_name, const void *mine, size_t mine_size,
+			 const void *theirs, size_t theirs_size);
 	/* With dovetail_close(), before the file is closed. May be NULL. */
 	void (*free)(void *context);
 };
