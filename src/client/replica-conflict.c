@@ -315,3 +315,24 @@ replica_solve(struct dovetail *replica, struct replica_set_memory *set, enum dov
 	}
 	return status;
 }
+
+enum dovetail_status replica_set_encode_again(struct dovetail *replica, struct replica_set_memory *set)
+{
+	enum dovetail_status status = DOVETAIL_OK;
+	struct plain mine;
+	size_t i;
+
+	for (i = 0; i < set->count && status == DOVETAIL_OK; i++) {
+		struct replica_item *item = &set->items[i];
+
+		if (item->dropped || item->changed || item->mine.kind != REPLICA_VALUE || !replica_covered(replica, item->wire))
+			continue;
+		memset(&mine, 0, sizeof(mine));
+		status = plain_get(replica, item, &item->mine, &mine);
+		if (status == DOVETAIL_OK && mine.data != NULL)
+			status = item_set(replica, item, mine.data, mine.size);
+		item->rebased = true;
+		free(mine.data);
+	}
+	return status;
+}
