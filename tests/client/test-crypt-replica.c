@@ -210,7 +210,7 @@ static void begin(struct fixture2 *f, bool hide)
 	char *seen;
 
 	put(f->a.replica, "", S "/todo", "buy milk");
-	put(f->a.replica, "", S "/plan/day", "sleep");
+	put(f->a.replica, "", S "/plan/day", "sleep a lot");
 	put(f->a.replica, "Work", S "/todo", "nothing");
 	put(f->a.replica, "", "/private/vendor/example/clear", "as it is");
 	device_sync(f, &f->a);
@@ -218,15 +218,15 @@ static void begin(struct fixture2 *f, bool hide)
 	assert_true(server_has(f, "buy milk"));
 	encrypt_at(f, &f->a, hide, 0);
 	put(f->a.replica, "", S "/todo", "buy bread");
-	put(f->a.replica, "", S "/later", "secret");
-	assert_string_equal(all(f->a.replica), "/clear=as it is;/notes/later=secret;/notes/plan/day=sleep;/notes/todo=buy bread;"
+	put(f->a.replica, "", S "/later", "a secret");
+	assert_string_equal(all(f->a.replica), "/clear=as it is;/notes/later=a secret;/notes/plan/day=sleep a lot;/notes/todo=buy bread;"
 			    "Work/notes/todo=nothing;");
 	device_sync(f, &f->a);
 	assert_string_equal(notices(&f->a), "");
 	assert_int_equal(replica_queue_count(f->a.replica), 0);
-	assert_false(server_has(f, "buy"));
-	assert_false(server_has(f, "sleep"));
-	assert_false(server_has(f, "secret"));
+	assert_false(server_has(f, "buy "));
+	assert_false(server_has(f, "sleep a lot"));
+	assert_false(server_has(f, "a secret"));
 	assert_true(server_has(f, "as it is"));
 	assert_int_equal(server_has(f, "todo"), !hide);
 	assert_int_equal(server_has(f, "day"), !hide);
@@ -238,7 +238,7 @@ static void begin(struct fixture2 *f, bool hide)
 	assert_non_null(strstr(all(f->b.replica), "=LOCKED;"));
 	assert_null(strstr(all(f->b.replica), "buy"));
 	expect(f->b.replica, dovetail_set(f->b.replica, "", S "/todo", "x", 1), DOVETAIL_LOCKED, "locked");
-	expect(f->b.replica, unlock(f, &f->b, 1), DOVETAIL_WRONG_KEY, "secret");
+	expect(f->b.replica, unlock(f, &f->b, 1), DOVETAIL_WRONG_KEY, "a secret");
 	assert_int_equal(unlock(f, &f->b, 0), DOVETAIL_OK);
 	seen = strdup(all(f->a.replica));
 	assert_string_equal(all(f->b.replica), seen);
@@ -287,7 +287,7 @@ static void test_begin_refused(void **state)
 		expect(f->a.replica, dovetail_encrypt(f->a.replica, bad[i], &secret, NULL), DOVETAIL_INVALID, "subtree");
 	expect(f->a.replica, dovetail_encrypt(f->a.replica, NULL, &secret, NULL), DOVETAIL_INVALID, "subtree");
 	expect(f->a.replica, dovetail_encrypt(f->a.replica, "/private/other", &secret, NULL), DOVETAIL_INVALID, "covered");
-	expect(f->a.replica, dovetail_encrypt(f->a.replica, S, &none, NULL), DOVETAIL_INVALID, "secret");
+	expect(f->a.replica, dovetail_encrypt(f->a.replica, S, &none, NULL), DOVETAIL_INVALID, "a secret");
 	expect(f->a.replica, dovetail_unlock(f->a.replica, S, &secret), DOVETAIL_NOT_FOUND, "not encrypted");
 	put(f->a.replica, "", S "/x", "waits");
 	expect(f->a.replica, dovetail_encrypt(f->a.replica, S, &secret, NULL), DOVETAIL_BUSY, "synchronize first");
@@ -322,7 +322,7 @@ static void test_two_begin(void **state)
 	device_reopen(&f->b);
 	device_sync(f, &f->b);
 	expect(f->b.replica, unlock(f, &f->b, 1), DOVETAIL_LOCKED, "too");
-	expect(f->b.replica, unlock(f, &f->b, 2), DOVETAIL_WRONG_KEY, "secret");
+	expect(f->b.replica, unlock(f, &f->b, 2), DOVETAIL_WRONG_KEY, "a secret");
 	assert_null(server_find(&f->server, "", S "/b"));
 	assert_int_equal(unlock(f, &f->b, 0), DOVETAIL_OK);
 	device_sync(f, &f->b);
