@@ -255,13 +255,13 @@ set_candidate(struct dovetail *replica, int64_t after, struct replica_meta *meta
 }
 
 enum dovetail_status
-replica_queue_next(struct dovetail *replica, enum dovetail_rule rule, replica_resolve_t *resolve, void *context, struct replica_set *set_r)
+replica_queue_next(struct dovetail *replica, int64_t after, enum dovetail_rule rule, replica_resolve_t *resolve, void *context,
+		   struct replica_set *set_r)
 {
 	struct replica_set_memory *set;
 	struct replica_meta meta;
 	enum dovetail_status status;
 	enum next next = NEXT_WAIT;
-	int64_t after = 0;
 
 	for (;;) {
 		status = set_candidate(replica, after, &meta, &set);

@@ -63,7 +63,9 @@ struct replica_set {
 	const char *unchanged_since;
 };
 typedef void replica_resolve_t(void *context, const struct dovetail_conflict *conflict, struct dovetail_resolution *resolution);
-/* The next set to send, with values and condition as on the wire. Marks it as in flight, durably: until done(), modified() or refused() is told for
+/* after: 0, or the id of a set that was given and is not answered: the next one behind it, to be sent without waiting; never one with an entry
+   that a set before it has.
+   The next set to send, with values and condition as on the wire. Marks it as in flight, durably: until done(), modified() or refused() is told for
    it, it is given again with the same values and condition (again(), a crash), unless the consistent state that must come in between shows that it
    was committed (then it is done without being sent), or that others have changed its entries: then this is a conflict.
    Conflicts (the server's value is neither the base of mine nor mine) are solved here: by resolve (may be NULL; called outside of transactions, may
@@ -71,7 +73,8 @@ typedef void replica_resolve_t(void *context, const struct dovetail_conflict *co
    NOT_FOUND: nothing to send now. If replica_queue_count() is not 0 then, a consistent state is needed first (always after sync_begin(), again(),
    modified() and dovetail_set_parts()), or the conflict is in an encrypted subtree that is locked. Valid until the next call of this function. */
 enum dovetail_status
-replica_queue_next(struct dovetail *replica, enum dovetail_rule rule, replica_resolve_t *resolve, void *context, struct replica_set *set_r);
+replica_queue_next(struct dovetail *replica, int64_t after, enum dovetail_rule rule, replica_resolve_t *resolve, void *context,
+		   struct replica_set *set_r);
 /* Committed at pos, "(epoch modseq)" ("" for fallback): out of the queue, the values are the server's now. */
 enum dovetail_status replica_queue_done(struct dovetail *replica, int64_t id, const char *pos);
 /* MODIFIED: theirs[] are the server's values (by METADATA before the NO). If each is what the set writes, that is a lost acknowledgement: as done().
