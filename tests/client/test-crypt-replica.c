@@ -101,7 +101,7 @@ static unsigned int send_sets(struct fixture2 *f, struct device *device, unsigne
 	struct replica_set set;
 	unsigned int sent = 0;
 
-	while (sent < most && replica_queue_next(device->replica, DOVETAIL_RULE_LINES, NULL, NULL, &set) == DOVETAIL_OK) {
+	while (sent < most && replica_queue_next(device->replica, 0, DOVETAIL_RULE_LINES, NULL, NULL, &set) == DOVETAIL_OK) {
 		sent++;
 		request_set(&request, &set);
 		if (server_apply(&f->server, &request) == ANSWER_OK)
@@ -481,7 +481,7 @@ static void test_no_false_alarm(void **state)
 		case 2:
 			/* committed, but the answer is lost */
 			catch_up(f, one);
-			if (replica_queue_next(one->replica, DOVETAIL_RULE_LINES, NULL, NULL, &set) == DOVETAIL_OK) {
+			if (replica_queue_next(one->replica, 0, DOVETAIL_RULE_LINES, NULL, NULL, &set) == DOVETAIL_OK) {
 				request_set(&request, &set);
 				(void)server_apply(&f->server, &request);
 				request_free(&request);
