@@ -238,7 +238,7 @@ static void begin(struct fixture2 *f, bool hide)
 	assert_non_null(strstr(all(f->b.replica), "=LOCKED;"));
 	assert_null(strstr(all(f->b.replica), "buy"));
 	expect(f->b.replica, dovetail_set(f->b.replica, "", S "/todo", "x", 1), DOVETAIL_LOCKED, "locked");
-	expect(f->b.replica, unlock(f, &f->b, 1), DOVETAIL_WRONG_KEY, "a secret");
+	expect(f->b.replica, unlock(f, &f->b, 1), DOVETAIL_WRONG_KEY, "secret");
 	assert_int_equal(unlock(f, &f->b, 0), DOVETAIL_OK);
 	seen = strdup(all(f->a.replica));
 	assert_string_equal(all(f->b.replica), seen);
@@ -287,7 +287,7 @@ static void test_begin_refused(void **state)
 		expect(f->a.replica, dovetail_encrypt(f->a.replica, bad[i], &secret, NULL), DOVETAIL_INVALID, "subtree");
 	expect(f->a.replica, dovetail_encrypt(f->a.replica, NULL, &secret, NULL), DOVETAIL_INVALID, "subtree");
 	expect(f->a.replica, dovetail_encrypt(f->a.replica, "/private/other", &secret, NULL), DOVETAIL_INVALID, "covered");
-	expect(f->a.replica, dovetail_encrypt(f->a.replica, S, &none, NULL), DOVETAIL_INVALID, "a secret");
+	expect(f->a.replica, dovetail_encrypt(f->a.replica, S, &none, NULL), DOVETAIL_INVALID, "secret");
 	expect(f->a.replica, dovetail_unlock(f->a.replica, S, &secret), DOVETAIL_NOT_FOUND, "not encrypted");
 	put(f->a.replica, "", S "/x", "waits");
 	expect(f->a.replica, dovetail_encrypt(f->a.replica, S, &secret, NULL), DOVETAIL_BUSY, "synchronize first");
@@ -322,7 +322,7 @@ static void test_two_begin(void **state)
 	device_reopen(&f->b);
 	device_sync(f, &f->b);
 	expect(f->b.replica, unlock(f, &f->b, 1), DOVETAIL_LOCKED, "too");
-	expect(f->b.replica, unlock(f, &f->b, 2), DOVETAIL_WRONG_KEY, "a secret");
+	expect(f->b.replica, unlock(f, &f->b, 2), DOVETAIL_WRONG_KEY, "secret");
 	assert_null(server_find(&f->server, "", S "/b"));
 	assert_int_equal(unlock(f, &f->b, 0), DOVETAIL_OK);
 	device_sync(f, &f->b);
