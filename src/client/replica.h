@@ -135,7 +135,7 @@ struct replica_codec {
 	/* With dovetail_close(), before the file is closed. May be NULL. */
 	void (*free)(void *context);
 };
-/* Copied. NULL: none. Neither calls decoded_again(). */
+/* Copied; the one before is freed, NULL: only that. Does not call replica_decode_again(). */
 void replica_set_codec(struct dovetail *replica, const struct replica_codec *codec);
 /* The context of the codec; NULL: none. */
 void *replica_get_codec_context(const struct dovetail *replica);
