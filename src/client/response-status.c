@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "response-private.h"
 
@@ -154,6 +155,54 @@ static int handle_tagged(struct response_parser *parser)
 	return HANDLE(parser, tagged, tag, &status) ? 0 : -1;
 }
 
+/* A quoted string at *text, unescaped in place; NULL: there is none. *text is behind it then. */
+static char *quoted(char **text)
+{
+	char *from = *text, *to, *start;
+
+	if (*from++ != '"')
+		return NULL;
+	for (start = to = from; *from != '"'; from++) {
+		if (*from == '\\')
+			from++;
+		if (*from == '\0')
+			return NULL;
+		*to++ = *from;
+	}
+	*text = from + 1;
+	*to = '\0';
+	return start;
+}
+
+/* "(flags) separator mailbox" (RFC 3501 7.2.2); what RFC 5258 puts behind it is not looked at. */
+static int handle_list(struct response_parser *parser, char *line)
+{
+	char *flags = line + 1, *end = strchr(line, ')'), *mailbox;
+
+	if (line[0] != '(' || end == NULL || end[1] != ' ')
+		goto broken;
+	*end = '\0';
+	line = end + 2;
+	if (strncasecmp(line, "NIL", 3) == 0)
+		line += 3;
+	else if (quoted(&line) == NULL)
+		goto broken;
+	if (*line++ != ' ')
+		goto broken;
+	if (*line == '"') {
+		mailbox = quoted(&line);
+		if (mailbox == NULL)
+			goto broken;
+	} else {
+		mailbox = line;
+		line[strcspn(line, " ")] = '\0';
+	}
+	return HANDLE(parser, list, flags, mailbox) ? 0 : -1;
+broken:
+	snprintf(parser->error, sizeof(parser->error), "a LIST response that is none");
+	return -1;
+}
+
 int response_line(struct response_parser *parser)
 {
 	struct response_status status;
@@ -171,6 +220,8 @@ int response_line(struct response_parser *parser)
 		return HANDLE(parser, continuation, parser->buf) ? 0 : -1;
 	case LINE_CAPABILITY:
 		return handle_capability(parser, parser->buf) ? 0 : -1;
+	case LINE_LIST:
+		return handle_list(parser, parser->buf);
 	}
 	return -1;
 }

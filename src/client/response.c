@@ -409,6 +409,8 @@ static int keyword_end(struct response_parser *parser, bool line_end)
 		return line_begin(parser, LINE_STATUS);
 	if (!parser->number && strcmp(parser->buf, "CAPABILITY") == 0)
 		return line_begin(parser, LINE_CAPABILITY);
+	if (!parser->number && strcmp(parser->buf, "LIST") == 0 && parser->handler.list != NULL)
+		return line_begin(parser, LINE_LIST);
 	if (!parser->number && strcmp(parser->buf, "METADATA") == 0) {
 		parser->state = STATE_STRING;
 		parser->part = PART_MAILBOX;
@@ -427,8 +429,47 @@ static int keyword_add(struct response_parser *parser, unsigned char c)
 	return keep_line(parser, &c, 1);
 }
 
+/* The mailbox of a LIST response is announced as a literal: it is kept as a quoted string in its place. 1: so it is. */
+static int list_literal_begin(struct response_parser *parser)
+{
+	char *brace = strrchr(parser->buf, '{');
+	size_t digits = brace == NULL ? 0 : strspn(brace + 1, "0123456789");
+
+	if (digits == 0 || strcmp(brace + 1 + digits, "}") != 0)
+		return 0;
+	parser->literal = digits > 9 ? UINT64_MAX : strtoull(brace + 1, NULL, 10);
+	if (parser->literal > parser->limits.name)
+		return fail_limit(parser, "a name", parser->limits.name);
+	parser->used = brace - parser->buf;
+	if (keep_line(parser, (const unsigned char *)"\"", 1) < 0)
+		return -1;
+	if (parser->literal > 0)
+		parser->state = STATE_LIST_LITERAL;
+	else if (keep_line(parser, (const unsigned char *)"\"", 1) < 0)
+		return -1;
+	return 1;
+}
+
+static int list_literal_add(struct response_parser *parser, unsigned char c)
+{
+	if (c == '\0' || c == '\r' || c == '\n')
+		return fail(parser, "a mailbox name with an octet that no name may have");
+	if ((c == '"' || c == '\\') && keep_line(parser, (const unsigned char *)"\\", 1) < 0)
+		return -1;
+	if (keep_line(parser, &c, 1) < 0)
+		return -1;
+	if (--parser->literal > 0)
+		return 0;
+	parser->state = STATE_LINE;
+	return keep_line(parser, (const unsigned char *)"\"", 1);
+}
+
 static int line_done(struct response_parser *parser)
 {
+	int literal = parser->kind == LINE_LIST ? list_literal_begin(parser) : 0;
+
+	if (literal != 0)
+		return literal < 0 ? -1 : 0;
 	if (response_line(parser) < 0)
 		return -1;
 	response_begin(parser);
@@ -521,6 +562,7 @@ static int line_octet(struct response_parser *parser, unsigned char c)
 		return c == ' ' ? 0 : fail(parser, "something after the list of entries");
 	case STATE_LITERAL:
 	case STATE_SKIP_LITERAL:
+	case STATE_LIST_LITERAL:
 		break;
 	}
 	return fail(parser, "");
@@ -574,6 +616,8 @@ static ssize_t feed_some(struct response_parser *parser, const unsigned char *da
 			parser->state = STATE_SKIP;
 		return run;
 	}
+	if (parser->state == STATE_LIST_LITERAL)
+		return list_literal_add(parser, data[0]) < 0 ? -1 : 1;
 	run = parser->cr ? 0 : run_of_string(parser, data, size);
 	if (run > 0)
 		return string_add(parser, data, run) < 0 ? -1 : (ssize_t)run;

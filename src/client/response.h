@@ -57,6 +57,8 @@ struct response_handler {
 	bool (*data)(void *context, const void *data, size_t size);
 	bool (*entry_end)(void *context);
 	bool (*metadata_end)(void *context);
+	/* "* LIST": flags separated by spaces, the mailbox as on the wire, unquoted; made safe as a status' text. If NULL, it is an other(). */
+	bool (*list)(void *context, const char *flags, const char *mailbox);
 	/* any other untagged response, at its end: its first atom (or the second, after a number), upper case. Its literals are
 	   skipped. */
 	bool (*other)(void *context, const char *keyword);
