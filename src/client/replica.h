@@ -51,7 +51,7 @@ enum dovetail_status replica_changed_next(struct dovetail *replica, struct dovet
    one entry alone and was never given out; else a set of its own follows. */
 struct replica_write {
 	const char *mailbox, *name;
-	/* NULL: remove */
+	/* NULL: remove; else a NUL follows */
 	const void *data;
 	size_t size;
 };
@@ -130,15 +130,12 @@ struct replica_codec {
 				       struct replica_coded *coded_r);
 	/* Called in the transaction when a removal arrives, or a snapshot does not have what was there. May be NULL. */
 	enum dovetail_status (*removed)(void *context, const char *mailbox, const char *wire_name);
-	/* Both sides have changed a hidden entry (data NULL: removed): true: mine is written over theirs. May be NULL: theirs stays. */
-	bool (*conflict)(void *context, const char *mailbox, const char *wire_name, const void *mine, size_t mine_size,
-			 const void *theirs, size_t theirs_size);
 	/* Before a write that was never sent goes out: may it, as it is? false: its set waits, others go. data NULL: a removal. May be NULL. */
 	bool (*may_send)(void *context, const char *mailbox, const char *wire_name, const void *data, size_t size);
 	/* With dovetail_close(), before the file is closed. May be NULL. */
 	void (*free)(void *context);
 };
-/* Copied. NULL: none. Neither calls decoded_again(). */
+/* Copied; the one before is freed, NULL: only that. Does not call replica_decode_again(). */
 void replica_set_codec(struct dovetail *replica, const struct replica_codec *codec);
 /* The context of the codec; NULL: none. */
 void *replica_get_codec_context(const struct dovetail *replica);
