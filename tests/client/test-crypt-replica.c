@@ -455,6 +455,25 @@ static void test_roll_back(void **state)
 	free(third);
 }
 
+/* What this device has written itself, and nobody else has touched. */
+static void test_roll_back_own(void **state)
+{
+	struct fixture2 *f = *state;
+	char *first;
+
+	both(f, false);
+	put(f->a.replica, "", S "/x", "one");
+	device_sync(f, &f->a);
+	first = server_value(f, "", S "/x");
+	put(f->a.replica, "", S "/x", "two");
+	device_sync(f, &f->a);
+	server_put(&f->server, "", S "/x", first);
+	device_sync(f, &f->a);
+	assert_string_equal(notices(&f->a), "rollback " S "/x;");
+	assert_int_equal(get_flags(f->a.replica, "", S "/x"), DOVETAIL_ENTRY_DAMAGED);
+	free(first);
+}
+
 /* Ordinary life: no false alarm by conflicts, lost answers, and writes on top of writes. */
 static void test_no_false_alarm(void **state)
 {
@@ -612,10 +631,14 @@ static void test_secrets_at_once(void **state)
 {
 	struct fixture2 *f = *state;
 	const struct dovetail_secret second = secret_of(f, 1), third = secret_of(f, 2);
+	struct dovetail_entry entry;
+	char *other;
 
 	both(f, false);
 	must(f->a.replica, dovetail_secret_add(f->a.replica, S, "second", &second));
 	must(f->b.replica, dovetail_secret_add(f->b.replica, S, "third", &third));
+	must(f->b.replica, replica_get_raw(f->b.replica, "", RING, &entry));
+	other = strdup(entry.data);
 	device_sync(f, &f->a);
 	device_sync(f, &f->b);
 	put(f->b.replica, "", S "/x", "ex");
@@ -624,6 +647,12 @@ static void test_secrets_at_once(void **state)
 	assert_string_equal(get(f->a.replica, "", S "/x"), "ex");
 	assert_int_equal(unlock(f, &f->b, 1), DOVETAIL_OK);
 	assert_int_equal(unlock(f, &f->b, 2), DOVETAIL_WRONG_KEY);
+	/* the server shows the one that lost, which has the same number */
+	assert_string_equal(notices(&f->a), "");
+	server_put(&f->server, "", RING, other);
+	device_sync(f, &f->a);
+	assert_string_equal(notices(&f->a), "rollback " S ";");
+	free(other);
 }
 
 /* A rotation with an end of the process after each set that it sends; either device may go on with it. */
@@ -792,6 +821,7 @@ int main(void)
 		TEST(test_waiting_in_clear_text),
 		TEST(test_swaps),
 		TEST(test_roll_back),
+		TEST(test_roll_back_own),
 		TEST(test_no_false_alarm),
 		TEST(test_rename),
 		TEST(test_conflict),
