@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "crypt.h"
 #include "sync-private.h"
 
 #define BACKOFF_FIRST 1000
@@ -114,6 +115,14 @@ static bool within_limits(struct dovetail_sync *sync)
 	return true;
 }
 
+static void tell_notice(void *context, enum dovetail_notice notice, const char *mailbox, const char *entry, const char *text)
+{
+	struct dovetail_sync *sync = context;
+
+	if (sync->callbacks.notice != NULL)
+		sync->callbacks.notice(sync->context, notice, mailbox, entry, text);
+}
+
 bool sync_apply(struct dovetail_sync *sync, const char *mark)
 {
 	bool reset;
@@ -123,7 +132,7 @@ bool sync_apply(struct dovetail_sync *sync, const char *mark)
 		return false;
 	sync->staged = sync->stuck = false;
 	sync->staged_entries = sync->staged_bytes = sync->partial_entries = sync->partial_bytes = 0;
-	if (!sync_tell_changes(sync))
+	if (!sync_tell_changes(sync) || !sync_replica_ok(sync, crypt_replica_step(sync->replica, tell_notice, sync)))
 		return false;
 	/* in fallback each look is a snapshot */
 	if (sync->callbacks.consistent != NULL)
