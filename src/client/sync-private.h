@@ -68,8 +68,6 @@ struct sync_command {
 	int64_t set_id;
 	struct sync_theirs *theirs;
 	size_t theirs_count;
-	/* LOOK: the mailbox was found by LIST, or is named by a part */
-	bool found;
 };
 
 struct dovetail_sync;
