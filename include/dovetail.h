@@ -274,7 +274,7 @@ struct dovetail_account {
 	const char *ca_file;
 	/* true: certificates are not checked. For tests. */
 	bool insecure;
-	/* for connecting and for each answer; 0: 30 s */
+	/* for connecting and for each answer; 0: 30 s. A command may take four times as long: it may have to ask the user */
 	unsigned int timeout;
 };
 

@@ -84,14 +84,18 @@ static void note_refusal(struct transport *transport, const char *line, size_t s
 	response_make_safe(transport->refusal);
 }
 
-/* The only place where libcurl shows the server's lines. What is sent (with the password) is not looked at. */
+/* The only place where libcurl shows the server's lines. Of what is sent only the command's name is looked at. */
 static int on_debug(CURL *easy, curl_infotype type, char *data, size_t size, void *context)
 {
 	struct transport *transport = context;
 	char *space;
 
 	(void)easy;
-	if (type != CURLINFO_HEADER_IN || transport->state != TRANSPORT_CONNECTING)
+	if (transport->state != TRANSPORT_CONNECTING)
+		return 0;
+	if (type == CURLINFO_HEADER_OUT && memmem(data, size, " AUTHENTICATE ", 14) != NULL)
+		transport->login_tried = true;
+	if (type != CURLINFO_HEADER_IN)
 		return 0;
 	/* a sign of life */
 	transport->deadline = transport_now() + transport->account.timeout;
@@ -217,6 +221,7 @@ void transport_curl_start(struct transport *transport, const char *password, con
 		return;
 	}
 	transport->curl_error[0] = transport->refusal[0] = '\0';
+	transport->login_tried = false;
 	transport->curl_deadline = -1;
 	transport->epoll_failed = false;
 	curl_multi_setopt(transport->multi, CURLMOPT_SOCKETFUNCTION, on_socket);
@@ -315,7 +320,7 @@ void transport_curl_fail(struct transport *transport, CURLcode result)
 			       mechanism == NULL ? "" : mechanism);
 	} else if (transport->state != TRANSPORT_CONNECTING) {
 		transport_fail(transport, status, "the connection is lost: %s", text);
-	} else if (result == CURLE_LOGIN_DENIED && transport->refusal[0] == '\0') {
+	} else if (result == CURLE_LOGIN_DENIED && !transport->login_tried) {
 		transport_fail(transport, status, "the server offers no mechanism for this login%s%s",
 			       mechanism == NULL ? "" : ": ", mechanism == NULL ? "" : mechanism);
 	} else if (status == DOVETAIL_LOGIN || result == CURLE_LOGIN_DENIED) {

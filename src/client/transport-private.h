@@ -70,6 +70,8 @@ struct transport {
 	char curl_error[CURL_ERROR_SIZE];
 	/* the last answer of the server while connecting that was a refusal ("NO ...", "BYE ..."), made safe; "" if none */
 	char refusal[256];
+	/* AUTHENTICATE was sent */
+	bool login_tried;
 	/* libcurl has looked for room in epoll_fd, and failed */
 	bool epoll_failed;
 
