@@ -45,6 +45,7 @@ static bool value_copy(sqlite3_stmt *stmt, int kind, int column, struct replica_
 	if (value_r->data == NULL)
 		return false;
 	memcpy((void *)value_r->data, value.data, value.size);
+	((char *)value_r->data)[value.size] = '\0';
 	return true;
 }
 
@@ -181,6 +182,7 @@ item_set(struct dovetail *replica, struct replica_item *item, const void *data, 
 			return replica_no_memory(replica);
 		if (value.size > 0)
 			memcpy(memory, value.data, value.size);
+		((char *)memory)[value.size] = '\0';
 		value.data = memory;
 	}
 	free((void *)item->mine.data);

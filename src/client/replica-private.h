@@ -78,6 +78,9 @@ struct dovetail {
 	size_t parts_count;
 	struct replica_set_memory *set;
 
+	/* temp.changed.id of the last one that was told */
+	int64_t changed_id;
+
 	struct replica_holder got, got_raw, changed, mark, local, refused;
 };
 

@@ -51,7 +51,7 @@ enum dovetail_status replica_changed_next(struct dovetail *replica, struct dovet
    one entry alone and was never given out; else a set of its own follows. */
 struct replica_write {
 	const char *mailbox, *name;
-	/* NULL: remove */
+	/* NULL: remove; else a NUL follows */
 	const void *data;
 	size_t size;
 };
