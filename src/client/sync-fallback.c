@@ -81,11 +81,11 @@ static bool is_of_part(const struct dovetail_part *part, const char *mailbox)
 {
 	switch (part->scope) {
 	case DOVETAIL_SCOPE_MAILBOX:
-		return sync_mailbox_equal(mailbox, part->mailbox);
+		return strcmp(mailbox, part->mailbox) == 0;
 	case DOVETAIL_SCOPE_PERSONAL:
 		return true;
 	case DOVETAIL_SCOPE_SUBTREE:
-		return sync_mailbox_is_below(mailbox, part->mailbox);
+		return replica_mailbox_is_below(mailbox, part->mailbox);
 	}
 	return false;
 }

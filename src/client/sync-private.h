@@ -8,7 +8,7 @@
 	sync-receive.c   what the parser hears: values put together, limits; who is spoken to
 	sync-session.c   XMETASYNC and XMETASET
 	sync-fallback.c  GETMETADATA and SETMETADATA
-	sync-names.c     mailbox names, parts, marks
+	sync-names.c     mailbox names, marks
 	sync-once.c      the blocking loop
 
    All errors of a connection go through sync_fail(), which notes what and why; sync.c looks at it after each piece of work. */
@@ -26,11 +26,6 @@ char *sync_mailbox_encode(const char *name);
 char *sync_mailbox_decode(const char *wire);
 /* name is a valid entry name but for its case; it is made lower-case. */
 bool sync_name_normalise(char *name);
-/* Is the entry below one of the parts? mailbox in UTF-8, name in lower case. */
-bool sync_parts_cover(const struct dovetail_part *parts, size_t count, const char *mailbox, const char *name);
-bool sync_mailbox_equal(const char *a, const char *b);
-bool sync_mailbox_is_below(const char *mailbox, const char *root);
-
 /* "(epoch modseq watch)", or without watch: the numbers. */
 struct sync_position {
 	uint64_t epoch, modseq;
@@ -172,6 +167,8 @@ struct dovetail_sync {
 	bool staged;
 	/* the XMETASYNC that was sent last begins a snapshot */
 	bool snapshot;
+	/* [XMETASYNC RESET] since the last marker */
+	unsigned int resets;
 	/* rounds of writes of which none was accepted; what this round had; the server's word */
 	unsigned int lost_rounds;
 	bool round_won, round_lost, stuck;
