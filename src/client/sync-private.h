@@ -183,6 +183,9 @@ struct dovetail_sync {
 	size_t value_size, value_alloc;
 	/* Since the last marker, for the limits; up to the last PARTIAL one: what is staged for good. In this connection, for progress(). */
 	uint64_t staged_entries, staged_bytes, partial_entries, partial_bytes;
+	/* what the replica has, at most, since it was counted */
+	bool counted;
+	uint64_t entries_at_most, bytes_at_most;
 	uint64_t received_entries, received_bytes;
 	bool progressed;
 

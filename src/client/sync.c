@@ -100,12 +100,18 @@ bool sync_tell_changes(struct dovetail_sync *sync)
 	return status == DOVETAIL_NOT_FOUND || sync_replica_ok(sync, status);
 }
 
+/* What is here is counted only if it may be too much: counting reads everything. */
 static bool within_limits(struct dovetail_sync *sync)
 {
 	struct dovetail_counts counts;
 
+	if (sync->counted && sync->entries_at_most <= sync->options.max_entries && sync->bytes_at_most <= sync->options.max_bytes)
+		return true;
 	if (!sync_replica_ok(sync, dovetail_get_counts(sync->replica, &counts)))
 		return false;
+	sync->counted = true;
+	sync->entries_at_most = counts.entries;
+	sync->bytes_at_most = counts.bytes;
 	if (counts.entries > sync->options.max_entries || counts.bytes > sync->options.max_bytes) {
 		return sync_fail(sync, DOVETAIL_LIMIT, true, "There are %llu entries of %llu octets; %llu and %llu are allowed",
 				 (unsigned long long)counts.entries, (unsigned long long)counts.bytes,
@@ -121,6 +127,8 @@ bool sync_apply(struct dovetail_sync *sync, const char *mark)
 	tell_progress(sync);
 	if (!sync_replica_ok(sync, replica_stage_consistent(sync->replica, mark, sync->options.max_removals, &reset)))
 		return false;
+	sync->entries_at_most += sync->staged_entries;
+	sync->bytes_at_most += sync->staged_bytes;
 	sync->staged = sync->stuck = false;
 	sync->staged_entries = sync->staged_bytes = sync->partial_entries = sync->partial_bytes = 0;
 	if (!sync_tell_changes(sync))
