@@ -252,17 +252,6 @@ item_conflict(struct dovetail *replica, struct replica_item *item, enum dovetail
 	return apply_rule(replica, item, &conflict, &resolution, theirs);
 }
 
-/* Nothing of the user's: the codec knows. */
-static enum dovetail_status hidden_solve(struct dovetail *replica, struct replica_item *item)
-{
-	const struct replica_codec *codec = &replica->codec;
-
-	item->dropped = !replica->has_codec || codec->conflict == NULL ||
-		!codec->conflict(codec->context, item->mailbox, item->wire, item->mine.data, item->mine.size, item->theirs.data,
-				 item->theirs.size);
-	return DOVETAIL_OK;
-}
-
 static enum dovetail_status
 item_solve(struct dovetail *replica, struct replica_item *item, enum dovetail_rule rule, replica_resolve_t *resolve, void *context)
 {
@@ -270,8 +259,11 @@ item_solve(struct dovetail *replica, struct replica_item *item, enum dovetail_ru
 	enum dovetail_status status;
 
 	item->rebased = true;
-	if (item->hidden)
-		return hidden_solve(replica, item);
+	/* Keys: what is there stays; the codec looks at it and writes again */
+	if (item->hidden) {
+		item->dropped = true;
+		return DOVETAIL_OK;
+	}
 	memset(&base, 0, sizeof(base));
 	memset(&mine, 0, sizeof(mine));
 	memset(&theirs, 0, sizeof(theirs));
@@ -312,6 +304,29 @@ replica_solve(struct dovetail *replica, struct replica_set_memory *set, enum dov
 			status = item_solve(replica, item, rule, resolve, context);
 		if (item->rebased)
 			*changed_r = true;
+	}
+	return status;
+}
+
+enum dovetail_status replica_set_encode_again(struct dovetail *replica, struct replica_set_memory *set)
+{
+	enum dovetail_status status = DOVETAIL_OK;
+	struct plain mine;
+	size_t i;
+
+	for (i = 0; i < set->count && status == DOVETAIL_OK; i++) {
+		struct replica_item *item = &set->items[i];
+
+		if (item->dropped || item->changed || item->mine.kind != REPLICA_VALUE || !replica_covered(replica, item->wire))
+			continue;
+		memset(&mine, 0, sizeof(mine));
+		status = plain_get(replica, item, &item->mine, &mine);
+		if (status == DOVETAIL_OK && mine.data != NULL)
+			status = item_set(replica, item, mine.data, mine.size);
+		/* to be stored, but nothing that the user sees */
+		item->rebased = true;
+		item->changed = false;
+		free(mine.data);
 	}
 	return status;
 }

@@ -13,6 +13,7 @@
    replica-refused.c  what the server refused
    replica-stage.c    what comes from the server
    replica-queue.c    what goes to the server
+   replica-encode.c   what waits, encoded anew
    replica-conflict.c a set of the queue against the server's values
 
    The tables (replica-open.c has the columns): "entry" has the server's value of each entry and, in write_id, the last waiting write on it;
@@ -201,6 +202,9 @@ enum dovetail_status replica_set_load(struct dovetail *replica, int64_t id, stru
 enum dovetail_status
 replica_solve(struct dovetail *replica, struct replica_set_memory *set, enum dovetail_rule rule, replica_resolve_t *resolve,
 	      void *context, bool *changed_r);
+/* A set that was given out before and is given again on a newer state: it may have been on the server meanwhile, and the same encrypted values again
+   would look like old ones. They are encoded anew. LOCKED (without a text). */
+enum dovetail_status replica_set_encode_again(struct dovetail *replica, struct replica_set_memory *set);
 /* "(epoch modseq" and what follows. false: not that. */
 bool replica_position_parse(const char *text, uint32_t *epoch_r, uint64_t *modseq_r);
 

@@ -16,6 +16,14 @@ uint64_t replica_queue_count(struct dovetail *replica)
 	return replica_number(replica, "read the queue", &count, "SELECT count(*) FROM change_set", "") == DOVETAIL_OK ? count : 0;
 }
 
+bool replica_is_pending(struct dovetail *replica, const char *mailbox, const char *wire_name)
+{
+	int64_t pending;
+
+	return replica_number(replica, "read the queue", &pending, "SELECT EXISTS(SELECT 1 FROM entry WHERE mailbox = ?1 AND wire = ?2"
+			      " AND write_id IS NOT NULL)", "tt", mailbox, wire_name) == DOVETAIL_OK && pending != 0;
+}
+
 /* -- the next set */
 
 /* Given again as it is, "" or a position in condition_r; false: only after the next marker. */
@@ -143,6 +151,23 @@ static void set_show(struct replica_set_memory *set, struct replica_set *set_r)
 	}
 }
 
+/* What was queued before its subtree was encrypted, for instance, has to wait until it was encoded anew. */
+static bool set_may_go(const struct dovetail *replica, const struct replica_set_memory *set)
+{
+	size_t i;
+
+	if (set->flight == 1 || !replica->has_codec || replica->codec.may_send == NULL)
+		return true;
+	for (i = 0; i < set->count; i++) {
+		const struct replica_item *item = &set->items[i];
+
+		if (!item->dropped && replica_covered(replica, item->wire) &&
+		    !replica->codec.may_send(replica->codec.context, item->mailbox, item->wire, item->mine.data, item->mine.size))
+			return false;
+	}
+	return true;
+}
+
 enum next { NEXT_GIVE, NEXT_GONE, NEXT_AGAIN, NEXT_SKIP, NEXT_WAIT };
 
 /* Solves the set, outside of a transaction, and stores what came of it. */
@@ -156,7 +181,7 @@ set_prepare(struct dovetail *replica, struct replica_set_memory *set, const stru
 	size_t left;
 
 	status = replica_solve(replica, set, rule, resolve, context, &changed);
-	if (status == DOVETAIL_LOCKED) {
+	if (status == DOVETAIL_LOCKED || (status == DOVETAIL_OK && !set_may_go(replica, set))) {
 		*next_r = NEXT_SKIP;
 		return DOVETAIL_OK;
 	}
@@ -165,6 +190,13 @@ set_prepare(struct dovetail *replica, struct replica_set_memory *set, const stru
 	*next_r = NEXT_WAIT;
 	if (!set_condition(set, meta, condition, sizeof(condition)))
 		return DOVETAIL_OK;
+	if (set->flight != 0 && strcmp(set->condition, condition) != 0) {
+		status = replica_set_encode_again(replica, set);
+		if (status == DOVETAIL_LOCKED)
+			*next_r = NEXT_SKIP;
+		if (status != DOVETAIL_OK)
+			return status == DOVETAIL_LOCKED ? DOVETAIL_OK : status;
+	}
 	*next_r = NEXT_GIVE;
 	if (!changed && set->flight == 1 && strcmp(set->condition, condition) == 0)
 		return DOVETAIL_OK;

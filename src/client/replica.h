@@ -95,6 +95,8 @@ replica_queue_modified(struct dovetail *replica, int64_t id, const char *pos, co
 enum dovetail_status replica_queue_refused(struct dovetail *replica, int64_t id, const char *reason);
 /* Not answered (also: connection lost while in flight), or [XMETASET RESET]: given again after the next consistent state. */
 enum dovetail_status replica_queue_again(struct dovetail *replica, int64_t id);
+/* Encodes anew, where they wait, all writes that the codec says may not be sent as they are; those that are locked stay. */
+enum dovetail_status replica_queue_encode_again(struct dovetail *replica);
 /* Sets that wait, the one in flight included. */
 uint64_t replica_queue_count(struct dovetail *replica);
 
@@ -114,10 +116,10 @@ struct replica_coded {
 	size_t size;
 	/* DOVETAIL_ENTRY_LOCKED, DOVETAIL_ENTRY_DAMAGED */
 	unsigned int flags;
-	/* decode: the user does not see this entry at all (keys) */
+	/* decode: the user does not see this entry at all (keys). In a conflict what is on the server stays: the codec looks at it and writes again. */
 	bool hidden;
 };
-/* Results are the codec's and valid until its next call. Callbacks may call replica_local_*(), replica_get_raw() and replica_fail(), nothing else. */
+/* Results are the codec's and valid until its next call. Callbacks may call replica_local_*(), replica_get_raw(), replica_is_pending() and replica_fail(), nothing else. */
 struct replica_codec {
 	void *context;
 	/* Whether the (user's or wire's) name is in an encrypted subtree; all else passes unchanged. */
@@ -132,13 +134,12 @@ struct replica_codec {
 				       struct replica_coded *coded_r);
 	/* Called in the transaction when a removal arrives, or a snapshot does not have what was there. May be NULL. */
 	enum dovetail_status (*removed)(void *context, const char *mailbox, const char *wire_name);
-	/* Both sides have changed a hidden entry (data NULL: removed): true: mine is written over theirs. May be NULL: theirs stays. */
-	bool (*conflict)(void *context, const char *mailbox, const char *wire_name, const void *mine, size_t mine_size,
-			 const void *theirs, size_t theirs_size);
+	/* Before a write that was never sent goes out: may it, as it is? false: its set waits, others go. data NULL: a removal. May be NULL. */
+	bool (*may_send)(void *context, const char *mailbox, const char *wire_name, const void *data, size_t size);
 	/* With dovetail_close(), before the file is closed. May be NULL. */
 	void (*free)(void *context);
 };
-/* Copied. NULL: none. Neither calls decoded_again(). */
+/* Copied; the one before is freed, NULL: only that. Does not call replica_decode_again(). */
 void replica_set_codec(struct dovetail *replica, const struct replica_codec *codec);
 /* The context of the codec; NULL: none. */
 void *replica_get_codec_context(const struct dovetail *replica);
@@ -147,6 +148,8 @@ void *replica_get_codec_context(const struct dovetail *replica);
 enum dovetail_status replica_decode_again(struct dovetail *replica, const char *subtree, bool tell);
 /* The entry as on the wire, by its wire name, with local writes. Valid until the next call of this function. */
 enum dovetail_status replica_get_raw(struct dovetail *replica, const char *mailbox, const char *wire_name, struct dovetail_entry *entry_r);
+/* Is there a write on it, or a removal, that waits? false on failure, too. */
+bool replica_is_pending(struct dovetail *replica, const char *mailbox, const char *wire_name);
 /* dovetail_iter_open() for entries as on the wire, hidden ones too; in the order of the users' names. */
 enum dovetail_status
 replica_iter_open_raw(struct dovetail *replica, const char *mailbox, const char *name, bool values, struct dovetail_iter **iter_r);
