@@ -73,13 +73,13 @@ def arguments(values, sends=()):
     return [DRIVER] + ["%s=%s" % item for item in values.items()] + ["send=" + text for text in sends]
 
 
-def run(sends=("a NOOP",), env=None, rusage=None, **values):
+def run(sends=("a NOOP",), env=None, pass_fds=(), **values):
     """What the driver prints. By default it sends NOOP and waits for the answer."""
     values = {"host": "localhost", "user": "u1", "password": "pass", "until": "a OK", **values}
     values = {key: value for key, value in values.items() if value is not None}
     environment = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
     result = subprocess.run(arguments(values, sends), stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120,
-                            env=dict(environment, **(env or {})))
+                            pass_fds=pass_fds, env=dict(environment, **(env or {})))
     out = result.stdout.decode(errors="replace")
     assert result.returncode == 0, (result.returncode, out[-1000:], result.stderr.decode(errors="replace")[-3000:])
     run.stderr = result.stderr.decode(errors="replace")
@@ -274,8 +274,10 @@ def test_password_command_hangs(dovecot, tmp_path):
 
 
 def test_password_command_inherits_nothing(dovecot, tmp_path):
-    works(port=dovecot.port, tls="none",
-          password_command="ls /proc/self/fd >%s/fds; cat >%s/stdin; echo pass" % (tmp_path, tmp_path))
+    # and the program has a descriptor that would be inherited
+    with open("/dev/null") as f:
+        works(port=dovecot.port, tls="none", pass_fds=[f.fileno()],
+              password_command="ls /proc/self/fd >%s/fds; cat >%s/stdin; echo pass" % (tmp_path, tmp_path))
     # and the one by which ls reads the folder
     assert (tmp_path / "fds").read_text().split() == ["0", "1", "2", "3"]
     assert (tmp_path / "stdin").read_bytes() == b""
@@ -429,7 +431,7 @@ def test_signs_of_life_do_not_last():
         while not peer.ended.wait(0.05):
             connection.sendall(GREETING + b"* OK hello again\r\n")
     with Peer(serve) as peer:
-        fails("network", port=peer.port, tls="none", timeout=300)
+        fails("network", "does not answer", port=peer.port, tls="none", timeout=300)
 
 
 def peak(values):
