@@ -308,7 +308,7 @@ replica_solve(struct dovetail *replica, struct replica_set_memory *set, enum dov
 	return status;
 }
 
-enum dovetail_status replica_set_encode_again(struct dovetail *replica, struct replica_set_memory *set)
+enum dovetail_status replica_set_encode_again(struct dovetail *replica, struct replica_set_memory *set, bool *changed_r)
 {
 	enum dovetail_status status = DOVETAIL_OK;
 	struct plain mine;
@@ -316,16 +316,18 @@ enum dovetail_status replica_set_encode_again(struct dovetail *replica, struct r
 
 	for (i = 0; i < set->count && status == DOVETAIL_OK; i++) {
 		struct replica_item *item = &set->items[i];
+		bool changed = item->changed;
 
-		if (item->dropped || item->changed || item->mine.kind != REPLICA_VALUE || !replica_covered(replica, item->wire))
+		if (item->dropped || item->mine.kind != REPLICA_VALUE || !replica_covered(replica, item->wire))
 			continue;
 		memset(&mine, 0, sizeof(mine));
 		status = plain_get(replica, item, &item->mine, &mine);
 		if (status == DOVETAIL_OK && mine.data != NULL)
 			status = item_set(replica, item, mine.data, mine.size);
-		/* to be stored, but nothing that the user sees */
-		item->rebased = true;
-		item->changed = false;
+		if (status == DOVETAIL_OK && mine.data != NULL)
+			item->rebased = *changed_r = true;
+		/* the user sees the same */
+		item->changed = changed;
 		free(mine.data);
 	}
 	return status;

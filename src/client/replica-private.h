@@ -202,9 +202,9 @@ enum dovetail_status replica_set_load(struct dovetail *replica, int64_t id, stru
 enum dovetail_status
 replica_solve(struct dovetail *replica, struct replica_set_memory *set, enum dovetail_rule rule, replica_resolve_t *resolve,
 	      void *context, bool *changed_r);
-/* A set that was given out before and is given again on a newer state: it may have been on the server meanwhile, and the same encrypted values again
-   would look like old ones. They are encoded anew. LOCKED (without a text). */
-enum dovetail_status replica_set_encode_again(struct dovetail *replica, struct replica_set_memory *set);
+/* A set that is given out, for the first time or again on a newer state. Encrypted values are encoded anew, so that they are numbered in the order in which they
+   go out: one that has been on the server meanwhile, and comes again, would look like an old one to others. LOCKED (without a text). */
+enum dovetail_status replica_set_encode_again(struct dovetail *replica, struct replica_set_memory *set, bool *changed_r);
 /* "(epoch modseq" and what follows. false: not that. */
 bool replica_position_parse(const char *text, uint32_t *epoch_r, uint64_t *modseq_r);
 

@@ -190,12 +190,14 @@ set_prepare(struct dovetail *replica, struct replica_set_memory *set, const stru
 	*next_r = NEXT_WAIT;
 	if (!set_condition(set, meta, condition, sizeof(condition)))
 		return DOVETAIL_OK;
-	if (set->flight != 0 && strcmp(set->condition, condition) != 0) {
-		status = replica_set_encode_again(replica, set);
-		if (status == DOVETAIL_LOCKED)
+	if (set->flight == 0 || strcmp(set->condition, condition) != 0) {
+		status = replica_set_encode_again(replica, set, &changed);
+		if (status == DOVETAIL_LOCKED && set->flight != 0) {
 			*next_r = NEXT_SKIP;
-		if (status != DOVETAIL_OK)
-			return status == DOVETAIL_LOCKED ? DOVETAIL_OK : status;
+			return DOVETAIL_OK;
+		}
+		if (status != DOVETAIL_OK && status != DOVETAIL_LOCKED)
+			return status;
 	}
 	*next_r = NEXT_GIVE;
 	if (!changed && set->flight == 1 && strcmp(set->condition, condition) == 0)
