@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "crypt.h"
 #include "sync-private.h"
 
 #define BACKOFF_FIRST 1000
@@ -120,6 +121,11 @@ static bool within_limits(struct dovetail_sync *sync)
 	return true;
 }
 
+static void on_crypt_notice(void *context, enum dovetail_notice notice, const char *mailbox, const char *entry, const char *text)
+{
+	sync_notice(context, notice, mailbox, entry, text);
+}
+
 bool sync_apply(struct dovetail_sync *sync, const char *mark)
 {
 	bool reset;
@@ -131,7 +137,8 @@ bool sync_apply(struct dovetail_sync *sync, const char *mark)
 	sync->bytes_at_most += sync->staged_bytes;
 	sync->staged = sync->stuck = false;
 	sync->staged_entries = sync->staged_bytes = sync->partial_entries = sync->partial_bytes = 0;
-	if (!sync_tell_changes(sync))
+	/* keys may have come, which make values readable */
+	if (!sync_replica_ok(sync, crypt_replica_step(sync->replica, on_crypt_notice, sync)) || !sync_tell_changes(sync))
 		return false;
 	/* in fallback each look is a snapshot */
 	if (sync->callbacks.consistent != NULL)
