@@ -155,7 +155,7 @@ static void look_on(struct dovetail_sync *sync)
 		sync_command_text(writer, " GETMETADATA (DEPTH infinity) ");
 		sync_command_mailbox(writer, mailbox);
 		sync_command_text(writer, " (");
-		sync_command_quoted(writer, entry);
+		sync_command_name(writer, entry);
 		sync_command_text(writer, ")");
 		if (sync_command_end(sync, writer) == NULL)
 			return;
@@ -247,7 +247,7 @@ static void send_compare(struct dovetail_sync *sync, const struct replica_set *p
 	sync_command_mailbox(writer, part->writes[0].mailbox);
 	for (i = 0; i < part->count; i++) {
 		sync_command_text(writer, i == 0 ? " (" : " ");
-		sync_command_quoted(writer, part->writes[i].name);
+		sync_command_name(writer, part->writes[i].name);
 	}
 	sync_command_text(writer, ")");
 	if (sync_command_end(sync, writer) != NULL)
@@ -264,7 +264,7 @@ static void send_setmetadata(struct dovetail_sync *sync, const struct replica_se
 	sync_command_mailbox(writer, part->writes[0].mailbox);
 	for (i = 0; i < part->count; i++) {
 		sync_command_text(writer, i == 0 ? " (" : " ");
-		sync_command_quoted(writer, part->writes[i].name);
+		sync_command_name(writer, part->writes[i].name);
 		sync_command_text(writer, " ");
 		sync_command_value(writer, part->writes[i].data, part->writes[i].size);
 	}

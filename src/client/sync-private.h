@@ -71,8 +71,8 @@ struct sync_writer;
 struct sync_writer *
 sync_command_begin(struct dovetail_sync *sync, enum sync_command_kind kind, const char *prefix);
 void sync_command_text(struct sync_writer *writer, const char *text);
-/* quoted; octets 0x20-0x7e only, which all names are on the wire */
-void sync_command_quoted(struct sync_writer *writer, const char *text);
+/* quoted, or a literal if it is long */
+void sync_command_name(struct sync_writer *writer, const char *name);
 /* in UTF-8 */
 void sync_command_mailbox(struct sync_writer *writer, const char *mailbox);
 /* data NULL: NIL */

@@ -34,7 +34,7 @@ static void write_scope(struct sync_writer *writer, const struct dovetail_part *
 		break;
 	}
 	sync_command_text(writer, " ");
-	sync_command_quoted(writer, part->entry);
+	sync_command_name(writer, part->entry);
 }
 
 /* prefix "DONE\r\n": ends the XMETASYNC that waits. */
@@ -212,7 +212,7 @@ static bool send_xmetaset(struct dovetail_sync *sync, const char *prefix, const 
 		} else {
 			sync_command_text(writer, " ");
 		}
-		sync_command_quoted(writer, set->writes[i].name);
+		sync_command_name(writer, set->writes[i].name);
 		sync_command_text(writer, " ");
 		sync_command_value(writer, set->writes[i].data, set->writes[i].size);
 	}

@@ -109,6 +109,8 @@ def test_bad(driver, case):
         got = driver.once("r", script.port, "u", status=None, timeout=400, max_entries=20000, max_bytes=20000000)
         assert got["reply"] == status, got
         assert got["text"]
+        if status == "limit":
+            assert ("octets" if "literal" in case else "entries") in got["text"]
         assert driver.list() == {}
         # the same live: it ends, or tries again
         driver.sync("r", script.port, "u", timeout=400, max_entries=20000, max_bytes=20000000, max_backoff=10)
