@@ -154,7 +154,6 @@ void replica_wake(struct dovetail *replica);
 
 /* -- replica-parts.c */
 enum dovetail_status replica_parts_load(struct dovetail *replica);
-bool replica_parts_cover(const struct dovetail *replica, const char *mailbox, const char *name);
 void replica_parts_free(struct dovetail *replica);
 
 /* -- replica-read.c */

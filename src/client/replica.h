@@ -26,6 +26,10 @@ void replica_sync_fd_clear(struct dovetail *replica);
    this function. dovetail_set_parts() forgets both. */
 enum dovetail_status replica_get_mark(struct dovetail *replica, const char **mark_r, const char **partial_r);
 
+/* Is the entry in one of the parts? The mailbox the other one, or below it? Names in UTF-8, INBOX and entries as they are kept: in one case of letters. */
+bool replica_parts_cover(const struct dovetail *replica, const char *mailbox, const char *name);
+bool replica_mailbox_is_below(const char *mailbox, const char *parent);
+
 /* ---- What comes ---- Staged on disk in bounded memory, seen by nobody until consistent(). */
 enum replica_kind { REPLICA_VALUE, REPLICA_REMOVED, REPLICA_NOT_HERE };
 /* A full snapshot begins (RESET, or the first sync): entries that it does not bring are gone at its marker. What was staged is dropped. */
