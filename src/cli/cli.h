@@ -92,7 +92,7 @@ struct cli {
 
 	/* the common options; NULL or 0 if not given */
 	const char *account_name, *config_path;
-	/* of the command's entries; "" is the account */
+	/* NULL: not given, see cli_mailbox() */
 	const char *mailbox;
 	/* seconds */
 	uint64_t timeout;
@@ -104,21 +104,23 @@ struct cli {
 	struct cli_account *account;
 	struct dovetail *replica;
 
-	/* private to progress.c, sync.c */
+	/* private to progress.c, signals.c, sync.c, replica.c */
 	struct cli_progress *progress;
-	int signal_fd;
-	int signal;
-	bool fallback_told;
-	enum dovetail_status state_status;
+	int signal_fd, signal;
+	enum dovetail_status told;
+	char *password;
+	bool asked_key;
 };
 
-/* ---- The account file (account.c, account-write.c; dovetail-account(5)) ---- */
+/* ---- The account file (account.c, account-file.c; dovetail-account(5)) ---- */
 
 /* A secret of an encrypted subtree that is given without asking. */
 struct cli_key {
 	char *subtree;
 	/* exactly one */
 	char *command, *file;
+	/* the replica has it */
+	bool used;
 };
 
 struct cli_account {
@@ -134,8 +136,6 @@ struct cli_account {
 	unsigned int part_count;
 	struct cli_key *keys;
 	unsigned int key_count;
-	/* the server's password was asked for and is not in the file */
-	bool asked;
 };
 
 /* Finds and reads the file of cli->config_path or cli->account_name. An exit code; errors are printed. */
@@ -146,6 +146,10 @@ char *cli_account_path(struct cli *cli, int *exit_r);
    Returns NULL and an exit code after printing the error. */
 struct cli_account *cli_account_parse(struct cli *cli, const char *path, char *text, int *exit_r);
 void cli_account_free(struct cli_account *account);
+/* Makes it the one of cli, which owns it then, and finds its replica's place. An exit code. */
+int cli_account_use(struct cli *cli, struct cli_account *account);
+/* Makes the directories that the file is in (mode 0700). An exit code. */
+int cli_make_directories(struct cli *cli, const char *path);
 /* Replaces the file (mode 0600) as a whole, or not at all. An exit code. */
 int cli_account_write(struct cli *cli, const char *path, const char *text, size_t size);
 /* Appends a line to the file. An exit code. */
@@ -161,18 +165,24 @@ char *cli_full_name(const struct cli *cli, const char *name);
 /* The other way, for showing: the part after the prefix, or the whole name. Points into name. */
 const char *cli_short_name(const struct cli *cli, const char *name);
 
+/* The mailbox of the command's entries; "", the account, if --mailbox is not given. */
+const char *cli_mailbox(const struct cli *cli);
+
 /* ---- The replica, and syncing (replica.c, sync.c) ---- */
 
-/* Loads the account, opens its replica (makes it if there is none), sets what it covers, gives it the keys of the account file. An exit code. */
+/* Loads the account (if there is none yet), opens its replica (makes it if there is none) and sets what it covers. An exit code. */
 int cli_open(struct cli *cli);
 /* What main() calls at the end. */
 void cli_close(struct cli *cli);
+/* Gives the replica the keys of the account file whose subtrees have to do with the entry (full name; NULL: all). Keys that the replica does
+   not know yet are tried again after the next sync. If ask: for a subtree with the entry in it that is encrypted, and for which the account file has no
+   secret, it asks at the terminal if there is one. An exit code; not having a secret is none. */
+int cli_unlock(struct cli *cli, const char *name, bool ask);
+/* The subtree that the entry (full name) is in, if that is encrypted; free(). NULL: none. */
+char *cli_encrypted_subtree(struct cli *cli, const char *name);
 /* The account for the library, with the password (asked for now, if need be) and --timeout. An exit code. */
 int cli_server(struct cli *cli, struct dovetail_account *server_r);
-/* The key's passphrase or key file for the library. The passphrase, from the command, is *buffer_r: cli_secret_free(). */
-int cli_key_secret(struct cli *cli, const struct cli_key *key, struct dovetail_secret *secret_r, char **buffer_r);
 
-/* Whether this run may still write what failed to reach the server: for messages. */
 enum cli_purpose {
 	/* the replica is made fresh before it is read: a failure is one line of warning, and no error if there is a local state and not --online */
 	CLI_TO_READ,
@@ -182,12 +192,10 @@ enum cli_purpose {
 	CLI_TO_SYNC
 };
 /* Syncs once, as the purpose and the options (--offline, --online, --timeout) say; another process that syncs this replica does the work if there
-   is one. Progress and notices are shown. callbacks: NULL, or the caller's change(), consistent(), conflict() (others are ignored).
-   An exit code. */
-int cli_sync(struct cli *cli, enum cli_purpose purpose, const struct dovetail_callbacks *callbacks, void *context);
-/* As above with other options than the account's. */
-int cli_sync_with(struct cli *cli, enum cli_purpose purpose, const struct dovetail_sync_options *options,
-		  const struct dovetail_callbacks *callbacks, void *context);
+   is one. Progress and notices are shown. options: NULL, or others than the account's. An exit code. */
+int cli_sync(struct cli *cli, enum cli_purpose purpose, const struct dovetail_sync_options *options);
+/* cli_open(), cli_unlock(), cli_sync() to read, and cli_unlock() again. */
+int cli_open_fresh(struct cli *cli, const char *name);
 
 /* What a command that has a dovetail_sync of its own calls from its callbacks: one line on stderr for what a person should know (offline, back
    again, fallback, refused writes …), and the progress line. */
@@ -195,7 +203,7 @@ void cli_on_state(struct cli *cli, enum dovetail_state state, enum dovetail_stat
 void cli_on_progress(struct cli *cli, uint64_t entries, uint64_t bytes, uint64_t writes_left);
 void cli_on_notice(struct cli *cli, enum dovetail_notice notice, const char *mailbox, const char *entry, const char *text);
 
-/* SIGINT, SIGTERM and SIGHUP become readable at the descriptor returned, until cli_signals_end(). Only for waits of the command's own: elsewhere
+/* (signals.c) SIGINT, SIGTERM and SIGHUP become readable at the descriptor returned, until cli_signals_end(). Only for waits of the command's own: elsewhere
    they end the process, which harms nothing. -1: printed why. */
 int cli_signals_begin(struct cli *cli);
 /* 0, or the signal that has come */
@@ -214,6 +222,8 @@ void cli_warn(struct cli *cli, const char *format, ...) __attribute__((format(pr
 int cli_fail(struct cli *cli, enum dovetail_status status, const char *what);
 /* Prints what and the text of errno. CLI_SYSTEM. */
 int cli_fail_errno(struct cli *cli, const char *what);
+/* Prints why the entry has no value. The exit code. */
+int cli_unreadable(struct cli *cli, const struct dovetail_entry *entry);
 /* Out of memory: CLI_SYSTEM. */
 int cli_fail_memory(struct cli *cli);
 
@@ -227,6 +237,8 @@ void cli_put_json(FILE *out, const char *data, size_t size);
 void cli_put_json_value(FILE *out, const void *data, size_t size);
 /* ,"flags":["pending",…] */
 void cli_put_json_flags(FILE *out, unsigned int flags);
+/* "mailbox":…,"entry":…,"modseq":"…" */
+void cli_put_json_entry(FILE *out, const struct dovetail_entry *entry);
 /* The value is text for JSON: UTF-8 without NUL. */
 bool cli_is_text(const void *data, size_t size);
 /* Flushes stdout. CLI_SYSTEM (printed) if anything was not written, else code. */

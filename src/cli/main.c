@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <locale.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -125,7 +124,6 @@ int main(int argc, char *argv[])
 
 	if (!descriptors_fill())
 		return CLI_SYSTEM;
-	setlocale(LC_ALL, "");
 	/* a reader that has gone is an error of writing, told as such */
 	signal(SIGPIPE, SIG_IGN);
 	ret = run(&cli, argc > 0 ? argv + 1 : argv);

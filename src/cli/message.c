@@ -102,6 +102,22 @@ int cli_fail_errno(struct cli *cli, const char *what)
 	return CLI_SYSTEM;
 }
 
+int cli_unreadable(struct cli *cli, const struct dovetail_entry *entry)
+{
+	const char *name = cli_short_name(cli, entry->name);
+
+	if ((entry->flags & DOVETAIL_ENTRY_LOCKED) != 0) {
+		cli_error(cli, "%s: encrypted, and locked; \"dovetail unlock\" opens it", name);
+		return CLI_LOCKED;
+	}
+	if ((entry->flags & DOVETAIL_ENTRY_DAMAGED) != 0) {
+		cli_error(cli, "%s: encrypted, and damaged, moved or rolled back", name);
+		return CLI_LOCKED;
+	}
+	cli_error(cli, "%s: larger than max_value of the account: it is on the server only", name);
+	return CLI_REFUSED;
+}
+
 int cli_fail_memory(struct cli *cli)
 {
 	cli_error(cli, "out of memory");
