@@ -289,6 +289,7 @@ static bool parse(struct cli *cli, const struct cli_option *options, bool rest, 
 		cli_usage(cli, "%s: what is \"%s\"?", cli->command->name, cli->args[max]);
 		return false;
 	}
+	*exit_r = CLI_OK;
 	return true;
 }
 
