@@ -1,0 +1,649 @@
+/* What comes from the server. It is collected in memory, then in the table "stage", in short transactions; at its marker it becomes the state in
+   one transaction. What the user sees differently then is noted in the table "changed", which is this connection's own. */
+
+#include "replica-private.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+struct replica_staged {
+	/* one piece of memory: mailbox, wire, value */
+	char *memory;
+	const char *mailbox, *wire;
+	struct replica_value value;
+};
+
+/* -- positions */
+
+static bool parse_number(const char **text, uint64_t max, uint64_t *number_r)
+{
+	char *end;
+
+	if (**text < '1' || **text > '9')
+		return false;
+	errno = 0;
+	*number_r = strtoull(*text, &end, 10);
+	*text = end;
+	return errno == 0 && *number_r <= max;
+}
+
+bool replica_position_parse(const char *text, uint32_t *epoch_r, uint64_t *modseq_r)
+{
+	uint64_t epoch;
+
+	if (*text++ != '(' || !parse_number(&text, UINT32_MAX, &epoch) || *text++ != ' ' ||
+	    !parse_number(&text, INT64_MAX, modseq_r) || (*text != ')' && *text != ' '))
+		return false;
+	*epoch_r = epoch;
+	return strchr(text, ')') != NULL && strchr(text, ')')[1] == '\0';
+}
+
+enum dovetail_status replica_get_mark(struct dovetail *replica, const char **mark_r, const char **partial_r)
+{
+	enum dovetail_status status;
+	const char *mark, *partial;
+	sqlite3_stmt *stmt;
+	char *p;
+
+	*mark_r = *partial_r = "";
+	stmt = replica_query(replica, "SELECT mark, partial FROM meta WHERE one = 1", "");
+	status = replica_step(replica, stmt, "read the mark");
+	if (status == DOVETAIL_NOT_FOUND)
+		return replica_fail(replica, DOVETAIL_REPLICA, "%s is damaged: the state's row is missing", replica->path);
+	if (status != DOVETAIL_OK)
+		return status;
+	mark = (const char *)sqlite3_column_text(stmt, 0);
+	partial = (const char *)sqlite3_column_text(stmt, 1);
+	p = replica_holder_get(&replica->mark, strlen(mark) + strlen(partial) + 2);
+	if (p != NULL) {
+		*mark_r = strcpy(p, mark);
+		*partial_r = strcpy(p + strlen(mark) + 1, partial);
+	} else {
+		status = replica_no_memory(replica);
+	}
+	(void)sqlite3_reset(stmt);
+	return status;
+}
+
+/* -- staging */
+
+static void buffer_clear(struct dovetail *replica)
+{
+	size_t i;
+
+	for (i = 0; i < replica->staged_count; i++)
+		free(replica->staged[i].memory);
+	replica->staged_count = 0;
+	replica->staged_bytes = 0;
+}
+
+void replica_stage_free(struct dovetail *replica)
+{
+	buffer_clear(replica);
+	free(replica->staged);
+	replica->staged = NULL;
+	replica->staged_allocated = 0;
+}
+
+/* In a transaction. The buffer is cleared by the caller, after the commit. */
+static enum dovetail_status buffer_store(struct dovetail *replica)
+{
+	enum dovetail_status status = DOVETAIL_OK;
+	size_t i;
+
+	for (i = 0; i < replica->staged_count && status == DOVETAIL_OK; i++) {
+		const struct replica_staged *staged = &replica->staged[i];
+
+		/* REPLACE: the newest has the highest id */
+		status = replica_run(replica, "stage", "INSERT OR REPLACE INTO stage(mailbox, wire, kind, value) VALUES(?1, ?2, ?3, ?4)",
+				     "ttiv", staged->mailbox, staged->wire, (int64_t)staged->value.kind, &staged->value);
+	}
+	return status;
+}
+
+static enum dovetail_status buffer_flush(struct dovetail *replica)
+{
+	enum dovetail_status status;
+
+	if (replica->staged_count == 0)
+		return DOVETAIL_OK;
+	status = replica_begin(replica, true);
+	if (status == DOVETAIL_OK)
+		status = replica_end(replica, buffer_store(replica));
+	if (status == DOVETAIL_OK)
+		buffer_clear(replica);
+	return status;
+}
+
+enum dovetail_status
+replica_stage(struct dovetail *replica, const char *mailbox, const char *_name, enum replica_kind kind, const void *data, size_t size)
+{
+	char name[REPLICA_NAME_MAX + 1], *p;
+	size_t mailbox_size, name_size, allocated;
+	struct replica_staged *staged;
+	enum dovetail_status status;
+
+	status = replica_mailbox(replica, mailbox, &mailbox, DOVETAIL_PROTOCOL);
+	if (status == DOVETAIL_OK)
+		status = replica_name(replica, _name, false, name, DOVETAIL_PROTOCOL);
+	if (status != DOVETAIL_OK)
+		return status;
+	if (kind != REPLICA_VALUE)
+		size = 0;
+	if (replica->staged_count == replica->staged_allocated) {
+		allocated = replica->staged_allocated == 0 ? 16 : replica->staged_allocated * 2;
+		staged = realloc(replica->staged, allocated * sizeof(*staged));
+		if (staged == NULL)
+			return replica_no_memory(replica);
+		replica->staged = staged;
+		replica->staged_allocated = allocated;
+	}
+	mailbox_size = strlen(mailbox) + 1;
+	name_size = strlen(name) + 1;
+	p = malloc(mailbox_size + name_size + size);
+	if (p == NULL)
+		return replica_no_memory(replica);
+	staged = &replica->staged[replica->staged_count++];
+	staged->memory = p;
+	staged->mailbox = memcpy(p, mailbox, mailbox_size);
+	staged->wire = memcpy(p + mailbox_size, name, name_size);
+	staged->value.kind = kind;
+	staged->value.data = p + mailbox_size + name_size;
+	staged->value.size = size;
+	if (size > 0)
+		memcpy(p + mailbox_size + name_size, data, size);
+	replica->staged_bytes += sizeof(*staged) + 32 + mailbox_size + name_size + size;
+	return replica->staged_bytes < REPLICA_STAGE_BUFFER ? DOVETAIL_OK : buffer_flush(replica);
+}
+
+enum dovetail_status replica_stage_snapshot(struct dovetail *replica)
+{
+	enum dovetail_status status;
+
+	buffer_clear(replica);
+	status = replica_begin(replica, true);
+	if (status != DOVETAIL_OK)
+		return status;
+	status = replica_run(replica, "stage", "DELETE FROM stage", "");
+	if (status == DOVETAIL_OK)
+		status = replica_run(replica, "stage", "UPDATE meta SET partial = '', partial_id = 0, snapshot = 1", "");
+	return replica_end(replica, status);
+}
+
+enum dovetail_status replica_stage_partial(struct dovetail *replica, const char *mark)
+{
+	enum dovetail_status status;
+	uint32_t epoch;
+	uint64_t modseq;
+
+	if (!replica_position_parse(mark, &epoch, &modseq))
+		return replica_fail(replica, DOVETAIL_PROTOCOL, "\"%.100s\" is no mark", mark);
+	status = replica_begin(replica, true);
+	if (status != DOVETAIL_OK)
+		return status;
+	status = buffer_store(replica);
+	if (status == DOVETAIL_OK) {
+		status = replica_run(replica, "stage",
+			"UPDATE meta SET partial = ?1, partial_id = (SELECT ifnull(max(id), 0) FROM stage)", "t", mark);
+	}
+	status = replica_end(replica, status);
+	if (status == DOVETAIL_OK)
+		buffer_clear(replica);
+	return status;
+}
+
+enum dovetail_status replica_stage_drop(struct dovetail *replica)
+{
+	enum dovetail_status status;
+	int64_t any;
+
+	buffer_clear(replica);
+	/* Most often there is nothing: no need to write */
+	status = replica_number(replica, "drop", &any, "SELECT (snapshot = 1 AND partial = '') OR"
+		" EXISTS(SELECT 1 FROM stage WHERE id > meta.partial_id) FROM meta WHERE one = 1", "");
+	if (status != DOVETAIL_OK || any == 0)
+		return status;
+	status = replica_begin(replica, true);
+	if (status != DOVETAIL_OK)
+		return status;
+	status = replica_run(replica, "drop", "DELETE FROM stage WHERE id > (SELECT partial_id FROM meta)", "");
+	if (status == DOVETAIL_OK)
+		status = replica_run(replica, "drop", "UPDATE meta SET snapshot = 0 WHERE partial = ''", "");
+	return replica_end(replica, status);
+}
+
+/* -- what has changed */
+
+enum dovetail_status replica_changed(struct dovetail *replica, const char *mailbox, const char *name)
+{
+	return replica_run(replica, "note a change", "INSERT OR IGNORE INTO temp.changed(mailbox, name) VALUES(?1, ?2)", "tt", mailbox,
+			   name);
+}
+
+/* As seen now; removed if it is not there. */
+static enum dovetail_status
+changed_show(struct dovetail *replica, const char *mailbox, const char *name, struct dovetail_entry *entry_r)
+{
+	struct replica_view view;
+	enum dovetail_status status;
+	sqlite3_stmt *stmt;
+	char *p;
+
+	status = replica_view(replica, mailbox, name, false, &stmt, &view);
+	if (status == DOVETAIL_OK)
+		status = replica_show(replica, &view, true, false, &replica->changed, entry_r);
+	if (stmt != NULL)
+		(void)sqlite3_reset(stmt);
+	if (status != DOVETAIL_NOT_FOUND)
+		return status;
+	p = replica_holder_get(&replica->changed, strlen(mailbox) + strlen(name) + 2);
+	if (p == NULL)
+		return replica_no_memory(replica);
+	memset(entry_r, 0, sizeof(*entry_r));
+	entry_r->mailbox = strcpy(p, mailbox);
+	entry_r->name = strcpy(p + strlen(mailbox) + 1, name);
+	return DOVETAIL_OK;
+}
+
+enum dovetail_status replica_changed_next(struct dovetail *replica, struct dovetail_entry *entry_r)
+{
+	enum dovetail_status status;
+	sqlite3_stmt *stmt;
+	int64_t id;
+
+	stmt = replica_query(replica, "SELECT id, mailbox, name FROM temp.changed ORDER BY id LIMIT 1", "");
+	status = replica_step(replica, stmt, "read changes");
+	if (status == DOVETAIL_NOT_FOUND)
+		return replica_fail(replica, status, "no more changes");
+	if (status != DOVETAIL_OK)
+		return status;
+	id = sqlite3_column_int64(stmt, 0);
+	status = changed_show(replica, (const char *)sqlite3_column_text(stmt, 1), (const char *)sqlite3_column_text(stmt, 2), entry_r);
+	(void)sqlite3_reset(stmt);
+	if (status == DOVETAIL_OK)
+		status = replica_run(replica, "read changes", "DELETE FROM temp.changed WHERE id = ?1", "i", id);
+	return status;
+}
+
+/* -- the marker */
+
+struct swap {
+	struct replica_meta before;
+	uint32_t epoch;
+	uint64_t modseq;
+};
+
+/* Copies what decode() says, since its memory is good for one value only. */
+static enum dovetail_status
+decode_copy(struct dovetail *replica, const char *mailbox, const char *wire, const struct replica_value *value, void **copy_r,
+	    size_t *size_r, unsigned int *flags_r)
+{
+	struct replica_coded coded;
+	enum dovetail_status status;
+
+	*copy_r = NULL;
+	status = replica_decode(replica, mailbox, wire, value, false, &coded);
+	if (status != DOVETAIL_OK)
+		return status;
+	*size_r = coded.size;
+	*flags_r = coded.flags;
+	if (coded.data != NULL) {
+		*copy_r = malloc(coded.size + 1);
+		if (*copy_r == NULL)
+			return replica_no_memory(replica);
+		memcpy(*copy_r, coded.data, coded.size);
+	}
+	return DOVETAIL_OK;
+}
+
+/* Sets *same_r if old and the new one, which has just been decoded, are the same for the user though they are not on the wire. */
+static enum dovetail_status
+decoded_same(struct dovetail *replica, const char *mailbox, const char *wire, const struct replica_value *old,
+	     const struct replica_value *new, bool *same_r)
+{
+	struct replica_coded coded;
+	enum dovetail_status status;
+	unsigned int flags;
+	size_t size;
+	void *copy;
+
+	status = decode_copy(replica, mailbox, wire, old, &copy, &size, &flags);
+	if (status != DOVETAIL_OK)
+		return status;
+	status = replica_decode(replica, mailbox, wire, new, false, &coded);
+	*same_r = status == DOVETAIL_OK && copy != NULL && coded.data != NULL && size == coded.size && flags == coded.flags &&
+		memcmp(copy, coded.data, size) == 0;
+	free(copy);
+	return status;
+}
+
+/* One that was removed, here or by a snapshot. The row is known to have no waiting write or has one that hides this. */
+static enum dovetail_status
+remove_row(struct dovetail *replica, int64_t id, const char *mailbox, const char *wire, const char *name, bool hidden, bool waiting)
+{
+	enum dovetail_status status = DOVETAIL_OK;
+
+	if (replica_covered(replica, wire) && replica->codec.removed != NULL)
+		status = replica->codec.removed(replica->codec.context, mailbox, wire);
+	if (status == DOVETAIL_OK && !waiting && !hidden)
+		status = replica_changed(replica, mailbox, name);
+	if (status == DOVETAIL_OK && waiting) {
+		return replica_run(replica, "apply", "UPDATE entry SET kind = 1, modseq = 0, size = 0, value = NULL WHERE id = ?1", "i",
+				   id);
+	}
+	return status != DOVETAIL_OK ? status : replica_run(replica, "apply", "DELETE FROM entry WHERE id = ?1", "i", id);
+}
+
+/* A row of stage over a row of entry (old: at its step), or none (old NULL). */
+static enum dovetail_status
+apply_value(struct dovetail *replica, const struct swap *swap, const char *mailbox, const char *wire,
+	    const struct replica_value *value, sqlite3_stmt *old)
+{
+	struct replica_value before = { .kind = REPLICA_REMOVED };
+	char name[REPLICA_NAME_MAX + 1];
+	struct replica_coded coded;
+	enum dovetail_status status;
+	bool same = false, waiting = false;
+
+	if (old != NULL) {
+		replica_value_column(old, 4, 5, &before);
+		waiting = sqlite3_column_type(old, 3) != SQLITE_NULL;
+	}
+	same = replica_value_same(&before, value);
+	/* Too large ones cannot be compared: a snapshot names all of them, else it has changed */
+	if (value->kind == REPLICA_NOT_HERE && same && !swap->before.snapshot)
+		same = false;
+	/* The name that the user has given to a removed one, or that was known before */
+	strcpy(name, old != NULL ? (const char *)sqlite3_column_text(old, 1) : wire);
+	memset(&coded, 0, sizeof(coded));
+	if (!same || old == NULL) {
+		status = replica_decode(replica, mailbox, wire, value, true, &coded);
+		if (status != DOVETAIL_OK)
+			return status;
+		if (coded.name != NULL && strlen(coded.name) <= REPLICA_NAME_MAX)
+			strcpy(name, coded.name);
+	} else {
+		coded.hidden = sqlite3_column_int(old, 2) != 0;
+	}
+	if (!same && !waiting && !coded.hidden) {
+		bool hardly = false;
+
+		status = DOVETAIL_OK;
+		if (before.kind == REPLICA_VALUE && value->kind == REPLICA_VALUE && replica_covered(replica, wire)) {
+			bool hidden = coded.hidden;
+
+			status = decoded_same(replica, mailbox, wire, &before, value, &hardly);
+			coded.hidden = hidden;
+		}
+		if (status == DOVETAIL_OK && !hardly)
+			status = replica_changed(replica, mailbox, name);
+		if (status != DOVETAIL_OK)
+			return status;
+	}
+	/* What is the same keeps its row: rewriting 100,000 of them would cost */
+	if (same && old != NULL)
+		return DOVETAIL_OK;
+	return replica_run(replica, "apply",
+		"INSERT INTO entry(mailbox, wire, name, hidden, kind, modseq, size, value) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
+		" ON CONFLICT(mailbox, wire) DO UPDATE SET name = excluded.name, hidden = excluded.hidden, kind = excluded.kind,"
+		" modseq = excluded.modseq, size = excluded.size, value = excluded.value",
+		"tttiiiiv", mailbox, wire, name, (int64_t)coded.hidden, (int64_t)value->kind, (int64_t)swap->modseq,
+		(int64_t)value->size, value);
+}
+
+static enum dovetail_status apply_row(struct dovetail *replica, const struct swap *swap, sqlite3_stmt *staged)
+{
+	const char *mailbox = (const char *)sqlite3_column_text(staged, 0), *wire = (const char *)sqlite3_column_text(staged, 1);
+	struct replica_value value;
+	enum dovetail_status status;
+	sqlite3_stmt *old;
+	bool found;
+
+	replica_value_column(staged, 2, 3, &value);
+	old = replica_query(replica, "SELECT id, name, hidden, write_id, kind, value, modseq FROM entry"
+			    " WHERE mailbox = ?1 AND wire = ?2", "tt", mailbox, wire);
+	status = replica_step(replica, old, "apply");
+	if (status != DOVETAIL_OK && status != DOVETAIL_NOT_FOUND)
+		return status;
+	found = status == DOVETAIL_OK;
+	/* Our own write of later than this state, which comes with a later marker */
+	if (found && swap->epoch == swap->before.epoch && (uint64_t)sqlite3_column_int64(old, 6) > swap->modseq) {
+		(void)sqlite3_reset(old);
+		return DOVETAIL_OK;
+	}
+	if (value.kind != REPLICA_REMOVED) {
+		status = apply_value(replica, swap, mailbox, wire, &value, found ? old : NULL);
+	} else {
+		status = DOVETAIL_OK;
+		if (found && sqlite3_column_int(old, 4) != REPLICA_REMOVED) {
+			status = remove_row(replica, sqlite3_column_int64(old, 0), mailbox, wire,
+				(const char *)sqlite3_column_text(old, 1), sqlite3_column_int(old, 2) != 0,
+				sqlite3_column_type(old, 3) != SQLITE_NULL);
+		}
+	}
+	(void)sqlite3_reset(old);
+	return status;
+}
+
+static enum dovetail_status apply_staged(struct dovetail *replica, const struct swap *swap)
+{
+	enum dovetail_status status;
+	sqlite3_stmt *stmt;
+
+	stmt = replica_query(replica, "SELECT mailbox, wire, kind, value FROM stage ORDER BY id", "");
+	while ((status = replica_step(replica, stmt, "apply")) == DOVETAIL_OK) {
+		status = apply_row(replica, swap, stmt);
+		if (status != DOVETAIL_OK) {
+			(void)sqlite3_reset(stmt);
+			return status;
+		}
+	}
+	return status == DOVETAIL_NOT_FOUND ? DOVETAIL_OK : status;
+}
+
+#define NOT_STAGED \
+	" kind <> 1 AND NOT EXISTS(SELECT 1 FROM stage s WHERE s.mailbox = e.mailbox AND s.wire = e.wire AND s.kind <> 1)" \
+	" AND modseq <= ?1"
+
+static enum dovetail_status remove_not_staged(struct dovetail *replica, uint64_t newest)
+{
+	enum dovetail_status status;
+	int64_t id = 0;
+	sqlite3_stmt *stmt;
+
+	for (;;) {
+		stmt = replica_query(replica, "SELECT id, mailbox, wire, name, hidden, write_id FROM entry e WHERE" NOT_STAGED
+				     " AND id > ?2 ORDER BY id LIMIT 1", "ii", (int64_t)newest, id);
+		status = replica_step(replica, stmt, "apply");
+		if (status != DOVETAIL_OK)
+			return status == DOVETAIL_NOT_FOUND ? DOVETAIL_OK : status;
+		id = sqlite3_column_int64(stmt, 0);
+		status = remove_row(replica, id, (const char *)sqlite3_column_text(stmt, 1), (const char *)sqlite3_column_text(stmt, 2),
+			(const char *)sqlite3_column_text(stmt, 3), sqlite3_column_int(stmt, 4) != 0,
+			sqlite3_column_type(stmt, 5) != SQLITE_NULL);
+		(void)sqlite3_reset(stmt);
+		if (status != DOVETAIL_OK)
+			return status;
+	}
+}
+
+static enum dovetail_status swap_snapshot(struct dovetail *replica, const struct swap *swap, uint64_t max_removals)
+{
+	/* Entries with a later modseq are our own writes, see apply_row() */
+	uint64_t newest = swap->epoch == swap->before.epoch && swap->epoch != 0 ? swap->modseq : INT64_MAX;
+	enum dovetail_status status;
+	int64_t removals;
+
+	if (max_removals > 0) {
+		status = replica_number(replica, "count removals", &removals, "SELECT count(*) FROM entry e WHERE" NOT_STAGED, "i",
+					(int64_t)newest);
+		if (status != DOVETAIL_OK)
+			return status;
+		if ((uint64_t)removals > max_removals) {
+			return replica_fail(replica, DOVETAIL_MASS_REMOVAL,
+				"the server's new state would remove %lld entries here, more than %llu", (long long)removals,
+				(unsigned long long)max_removals);
+		}
+	}
+	return remove_not_staged(replica, newest);
+}
+
+static enum dovetail_status swap_in(struct dovetail *replica, struct swap *swap, const char *mark, uint64_t max_removals, bool *reset_r)
+{
+	enum dovetail_status status;
+	const char *old_mark, *partial;
+
+	status = replica_get_mark(replica, &old_mark, &partial);
+	if (status == DOVETAIL_OK)
+		status = replica_meta_get(replica, &swap->before);
+	if (status != DOVETAIL_OK)
+		return status;
+	*reset_r = swap->before.snapshot && *old_mark != '\0';
+	if (swap->before.snapshot)
+		status = swap_snapshot(replica, swap, max_removals);
+	/* Positions of another epoch say nothing */
+	if (status == DOVETAIL_OK && swap->epoch != swap->before.epoch)
+		status = replica_run(replica, "apply", "UPDATE entry SET modseq = ?1 WHERE modseq > ?1", "i", (int64_t)swap->modseq);
+	if (status == DOVETAIL_OK)
+		status = apply_staged(replica, swap);
+	if (status == DOVETAIL_OK)
+		status = replica_run(replica, "apply", "DELETE FROM stage", "");
+	if (status == DOVETAIL_OK) {
+		status = replica_run(replica, "apply",
+			"UPDATE meta SET mark = ?1, epoch = ?2, modseq = ?3, synced_at = ?4, partial = '', partial_id = 0,"
+			" snapshot = 0, need_state = 0", "tiii", mark, (int64_t)swap->epoch, (int64_t)swap->modseq,
+			(int64_t)time(NULL));
+	}
+	return status;
+}
+
+enum dovetail_status
+replica_stage_consistent(struct dovetail *replica, const char *mark, uint64_t max_removals, bool *reset_r)
+{
+	struct swap swap = { .epoch = 0 };
+	enum dovetail_status status;
+
+	*reset_r = false;
+	if (*mark != '\0' && !replica_position_parse(mark, &swap.epoch, &swap.modseq))
+		return replica_fail(replica, DOVETAIL_PROTOCOL, "\"%.100s\" is no mark", mark);
+	if (replica->staged_bytes > REPLICA_STAGE_BUFFER / 2) {
+		status = buffer_flush(replica);
+		if (status != DOVETAIL_OK)
+			return status;
+	}
+	status = replica_begin(replica, true);
+	if (status != DOVETAIL_OK)
+		return status;
+	status = buffer_store(replica);
+	if (status == DOVETAIL_OK)
+		status = swap_in(replica, &swap, mark, max_removals, reset_r);
+	status = replica_end(replica, status);
+	/* On failure it stays staged, in memory */
+	if (status == DOVETAIL_OK)
+		buffer_clear(replica);
+	return status;
+}
+
+/* -- small things to keep */
+
+enum dovetail_status replica_local_get(struct dovetail *replica, const char *key, const void **data_r, size_t *size_r)
+{
+	enum dovetail_status status;
+	sqlite3_stmt *stmt;
+	char *p;
+
+	*data_r = NULL;
+	*size_r = 0;
+	stmt = replica_query(replica, "SELECT value FROM local WHERE key = ?1", "t", key);
+	status = replica_step(replica, stmt, "read");
+	if (status == DOVETAIL_NOT_FOUND)
+		return replica_fail(replica, status, "nothing is kept as %s", key);
+	if (status != DOVETAIL_OK)
+		return status;
+	*size_r = sqlite3_column_bytes(stmt, 0);
+	p = replica_holder_get(&replica->local, *size_r + 1);
+	if (p == NULL) {
+		status = replica_no_memory(replica);
+	} else {
+		if (*size_r > 0)
+			memcpy(p, sqlite3_column_blob(stmt, 0), *size_r);
+		p[*size_r] = '\0';
+		*data_r = p;
+	}
+	(void)sqlite3_reset(stmt);
+	return status;
+}
+
+enum dovetail_status replica_local_set(struct dovetail *replica, const char *key, const void *data, size_t size)
+{
+	struct replica_value value = { .kind = REPLICA_VALUE, .data = data, .size = size };
+
+	if (data == NULL)
+		return replica_run(replica, "write", "DELETE FROM local WHERE key = ?1", "t", key);
+	return replica_run(replica, "write", "INSERT OR REPLACE INTO local(key, value) VALUES(?1, ?2)", "tv", key, &value);
+}
+
+/* -- names again */
+
+static enum dovetail_status decode_row(struct dovetail *replica, sqlite3_stmt *stmt, bool tell)
+{
+	const char *mailbox = (const char *)sqlite3_column_text(stmt, 1), *wire = (const char *)sqlite3_column_text(stmt, 2);
+	const char *old = (const char *)sqlite3_column_text(stmt, 3);
+	char name[REPLICA_NAME_MAX + 1];
+	struct replica_coded coded;
+	struct replica_value value;
+	enum dovetail_status status;
+	bool hidden;
+
+	replica_value_column(stmt, 5, 6, &value);
+	status = replica_decode(replica, mailbox, wire, &value, false, &coded);
+	if (status != DOVETAIL_OK || value.kind != REPLICA_VALUE)
+		return status;
+	hidden = coded.hidden;
+	strcpy(name, coded.name != NULL && strlen(coded.name) <= REPLICA_NAME_MAX ? coded.name : old);
+	if (tell && !hidden && (coded.flags & DOVETAIL_ENTRY_LOCKED) == 0) {
+		status = replica_changed(replica, mailbox, name);
+		if (status == DOVETAIL_OK && strcmp(name, old) != 0)
+			status = replica_changed(replica, mailbox, old);
+	}
+	if (status == DOVETAIL_OK && (strcmp(name, old) != 0 || hidden != (sqlite3_column_int(stmt, 4) != 0))) {
+		status = replica_run(replica, "rename", "UPDATE entry SET name = ?1, hidden = ?2 WHERE id = ?3", "tii", name,
+				     (int64_t)hidden, (int64_t)sqlite3_column_int64(stmt, 0));
+	}
+	return status;
+}
+
+static enum dovetail_status decode_rows(struct dovetail *replica, const char *subtree, bool tell)
+{
+	enum dovetail_status status;
+	size_t size = strlen(subtree);
+	int64_t id = 0;
+	sqlite3_stmt *stmt;
+	const char *wire;
+
+	for (;;) {
+		stmt = replica_query(replica, "SELECT e.id, e.mailbox, e.wire, e.name, e.hidden, ifnull(w.kind, e.kind),"
+			" iif(w.kind IS NULL, e.value, w.value) FROM entry e LEFT JOIN write w ON w.id = e.write_id"
+			" WHERE e.id > ?1 ORDER BY e.id LIMIT 1", "i", id);
+		status = replica_step(replica, stmt, "rename");
+		if (status != DOVETAIL_OK)
+			return status == DOVETAIL_NOT_FOUND ? DOVETAIL_OK : status;
+		id = sqlite3_column_int64(stmt, 0);
+		wire = (const char *)sqlite3_column_text(stmt, 2);
+		if (strncmp(wire, subtree, size) == 0 && (wire[size] == '\0' || wire[size] == '/'))
+			status = decode_row(replica, stmt, tell);
+		(void)sqlite3_reset(stmt);
+		if (status != DOVETAIL_OK)
+			return status;
+	}
+}
+
+enum dovetail_status replica_decode_again(struct dovetail *replica, const char *subtree, bool tell)
+{
+	enum dovetail_status status;
+
+	status = replica_begin(replica, true);
+	return status != DOVETAIL_OK ? status : replica_end(replica, decode_rows(replica, subtree, tell));
+}
