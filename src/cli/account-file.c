@@ -115,7 +115,7 @@ static const char *file_check(const struct stat *st, const char *text)
 /* The file's text, free(), with its errors printed. */
 static int file_read(struct cli *cli, const char *path, char **text_r)
 {
-	const char *error = NULL;
+	const char *error = NULL, *name;
 	struct stat st;
 	size_t size;
 	FILE *file;
@@ -124,8 +124,9 @@ static int file_read(struct cli *cli, const char *path, char **text_r)
 	*text_r = NULL;
 	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 	if (fd == -1 && errno == ENOENT && cli->config_path == NULL) {
-		cli_error(cli, "there is no account %s (%s); \"dovetail login\" makes one",
-			  cli->account_name != NULL ? cli->account_name : "by default", path);
+		name = strrchr(path, '/') + 1;
+		cli_error(cli, "there is no account %.*s (%s); \"dovetail login\" makes one",
+			  (int)strlen(name) - 5, name, path);
 		return CLI_CONFIG;
 	}
 	file = fd != -1 && fstat(fd, &st) == 0 ? fdopen(fd, "r") : NULL;

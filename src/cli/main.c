@@ -12,9 +12,8 @@
 static int cmd_help(struct cli *cli);
 
 static const struct cli_command commands[] = {
-	{ "login", "[ADDRESS]", "make an account file, after a look at the server", 
-	  "ADDRESS is the user name, of which the host is taken unless --host says another.\n"
-	  "What is not given as an option is asked for, if there is a terminal.\n"
+	{ "login", "[ADDRESS]", "make an account file, after a look at the server",
+	  "ADDRESS is the user name. The server, if not given by --host, is asked for, and so is the user name.\n"
 	  "The password comes from --password-command, a netrc file or a prompt; it is never an argument.\n", cmd_login },
 	{ "get", "NAME", "print the value of an entry", NULL, cmd_get },
 	{ "set", "NAME [VALUE]", "set an entry: to VALUE, to a file, or to what comes from standard input", NULL, cmd_set },
