@@ -186,6 +186,8 @@ int cli_server(struct cli *cli, struct dovetail_account *server_r);
 enum cli_purpose {
 	/* the replica is made fresh before it is read: a failure is one line of warning, and no error if there is a local state and not --online */
 	CLI_TO_READ,
+	/* the same, but the warning is left to the CLI_TO_WRITE that follows */
+	CLI_TO_CHANGE,
 	/* sends what was written: a failure is an error, the writes stay in the queue */
 	CLI_TO_WRITE,
 	/* the sync itself is what was asked for */
@@ -194,8 +196,8 @@ enum cli_purpose {
 /* Syncs once, as the purpose and the options (--offline, --online, --timeout) say; another process that syncs this replica does the work if there
    is one. Progress and notices are shown. options: NULL, or others than the account's. An exit code. */
 int cli_sync(struct cli *cli, enum cli_purpose purpose, const struct dovetail_sync_options *options);
-/* cli_open(), cli_unlock(), cli_sync() to read, and cli_unlock() again. */
-int cli_open_fresh(struct cli *cli, const char *name);
+/* cli_open(), cli_unlock(), cli_sync() to read or to change, and cli_unlock() again. name: as given by the user; NULL: all. */
+int cli_open_fresh(struct cli *cli, enum cli_purpose purpose, const char *name);
 
 /* What a command that has a dovetail_sync of its own calls from its callbacks: one line on stderr for what a person should know (offline, back
    again, fallback, refused writes …), and the progress line. */

@@ -161,7 +161,7 @@ int cmd_encrypt(struct cli *cli)
 	if (cli->offline)
 		return cli_usage(cli, "encrypt cannot be --offline: another device may have begun already");
 	cli->online = true;
-	if ((ret = cli_open_fresh(cli, NULL)) != CLI_OK)
+	if ((ret = cli_open_fresh(cli, CLI_TO_CHANGE, NULL)) != CLI_OK)
 		return ret;
 	subtree = cli_full_name(cli, cli->args[0]);
 	if (subtree == NULL)
@@ -258,7 +258,7 @@ int cmd_secret(struct cli *cli)
 		return cli_usage(cli, list ? "secret list: which \"%s\"?" : "secret %s needs a LABEL", cli->args[list ? 2 : 0]);
 	if (!add && (from.command != NULL || from.file != NULL || from.key_file != NULL))
 		return cli_usage(cli, "only secret add takes a secret");
-	if ((ret = cli_open_fresh(cli, cli->args[1])) != CLI_OK)
+	if ((ret = cli_open_fresh(cli, CLI_TO_CHANGE, cli->args[1])) != CLI_OK)
 		return ret;
 	subtree = cli_full_name(cli, cli->args[1]);
 	if (subtree == NULL)
@@ -283,7 +283,7 @@ int cmd_rotate(struct cli *cli)
 	int ret;
 
 	if (!cli_parse(cli, options, 1, 1, &ret) || !secret_options_check(cli, &from, &ret) ||
-	    (ret = cli_open_fresh(cli, cli->args[0])) != CLI_OK)
+	    (ret = cli_open_fresh(cli, CLI_TO_CHANGE, cli->args[0])) != CLI_OK)
 		return ret;
 	subtree = cli_full_name(cli, cli->args[0]);
 	if (subtree == NULL)

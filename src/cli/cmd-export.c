@@ -19,7 +19,7 @@ int cmd_export(struct cli *cli)
 	int ret;
 
 	if (!cli_parse(cli, options, 0, 1, &ret) ||
-	    (ret = cli_open_fresh(cli, cli->arg_count > 0 ? cli->args[0] : NULL)) != CLI_OK)
+	    (ret = cli_open_fresh(cli, CLI_TO_READ, cli->arg_count > 0 ? cli->args[0] : NULL)) != CLI_OK)
 		return ret;
 	if (cli->arg_count > 0 && (name = cli_full_name(cli, cli->args[0])) == NULL)
 		return cli_fail_memory(cli);

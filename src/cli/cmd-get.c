@@ -32,7 +32,7 @@ int cmd_get(struct cli *cli)
 	char *name;
 	int ret;
 
-	if (!cli_parse(cli, options, 1, 1, &ret) || (ret = cli_open_fresh(cli, cli->args[0])) != CLI_OK)
+	if (!cli_parse(cli, options, 1, 1, &ret) || (ret = cli_open_fresh(cli, CLI_TO_READ, cli->args[0])) != CLI_OK)
 		return ret;
 	name = cli_full_name(cli, cli->args[0]);
 	if (name == NULL)

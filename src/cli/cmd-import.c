@@ -307,7 +307,7 @@ int cmd_import(struct cli *cli)
 	if ((ret = cli_account_load(cli)) != CLI_OK || (ret = import_open(&import)) != CLI_OK)
 		return ret;
 	import.value_max = cli->account->sync.max_value != 0 ? cli->account->sync.max_value : VALUE_MAX;
-	ret = cli_open_fresh(cli, NULL);
+	ret = cli_open_fresh(cli, CLI_TO_CHANGE, NULL);
 	if (ret == CLI_OK)
 		ret = import_run(&import, dry_run);
 	fclose(import.file);

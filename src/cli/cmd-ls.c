@@ -65,7 +65,7 @@ int cmd_ls(struct cli *cli)
 		return cli_usage(cli, "--everything and NAME exclude each other");
 	if (ls.all_mailboxes && cli->mailbox != NULL)
 		return cli_usage(cli, "--all-mailboxes and --mailbox exclude each other");
-	if ((ret = cli_open_fresh(cli, cli->arg_count > 0 ? cli->args[0] : ls.everything ? NULL : "")) != CLI_OK)
+	if ((ret = cli_open_fresh(cli, CLI_TO_READ, cli->arg_count > 0 ? cli->args[0] : ls.everything ? NULL : "")) != CLI_OK)
 		return ret;
 	if (!ls.everything && (name = cli_full_name(cli, cli->arg_count > 0 ? cli->args[0] : "")) == NULL)
 		return cli_fail_memory(cli);

@@ -169,7 +169,7 @@ int cmd_rm(struct cli *cli)
 	if (rm.refused && rm.recursive)
 		return cli_usage(cli, "--refused and --recursive exclude each other");
 	/* what has come meanwhile can be removed, too */
-	ret = rm.refused ? cli_open(cli) : cli_open_fresh(cli, cli->args[0]);
+	ret = rm.refused ? cli_open(cli) : cli_open_fresh(cli, CLI_TO_CHANGE, cli->args[0]);
 	if (ret != CLI_OK)
 		return ret;
 	for (i = 0; i < cli->arg_count; i++) {

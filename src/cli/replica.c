@@ -92,7 +92,7 @@ int cli_open(struct cli *cli)
 	return open_parts(cli);
 }
 
-int cli_open_fresh(struct cli *cli, const char *name)
+int cli_open_fresh(struct cli *cli, enum cli_purpose purpose, const char *name)
 {
 	int ret = cli_open(cli);
 	char *full = NULL;
@@ -102,7 +102,7 @@ int cli_open_fresh(struct cli *cli, const char *name)
 	if (ret == CLI_OK)
 		ret = cli_unlock(cli, full, false);
 	if (ret == CLI_OK)
-		ret = cli_sync(cli, CLI_TO_READ, NULL);
+		ret = cli_sync(cli, purpose, NULL);
 	if (ret == CLI_OK)
 		ret = cli_unlock(cli, full, true);
 	free(full);

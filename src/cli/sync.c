@@ -132,6 +132,11 @@ static void run_notice(void *context, enum dovetail_notice notice, const char *m
 
 /* ---- Doing it ---- */
 
+static bool is_reading(enum cli_purpose purpose)
+{
+	return purpose == CLI_TO_READ || purpose == CLI_TO_CHANGE;
+}
+
 int cli_server(struct cli *cli, struct dovetail_account *server_r)
 {
 	char *prompt;
@@ -170,7 +175,7 @@ static bool busy_is_enough(struct cli *cli, enum cli_purpose purpose)
 
 	if (dovetail_get_counts(cli->replica, &counts) != DOVETAIL_OK || counts.synced_at == 0)
 		return false;
-	return purpose == CLI_TO_READ || counts.pending == 0;
+	return is_reading(purpose) || counts.pending == 0;
 }
 
 /* Syncs, or waits for who does. */
@@ -209,12 +214,13 @@ static int run_failed(struct sync_run *run, enum dovetail_status status)
 	if (status == DOVETAIL_BUSY)
 		ret = CLI_OFFLINE;
 	dovetail_get_counts(cli->replica, &counts);
-	if (run->purpose == CLI_TO_READ && !cli->online && counts.synced_at != 0) {
-		cli_warn(cli, "not up to date: %s", text);
+	if (is_reading(run->purpose) && !cli->online && counts.synced_at != 0) {
+		if (run->purpose == CLI_TO_READ)
+			cli_warn(cli, "not up to date: %s", text);
 		ret = CLI_OK;
 	} else if (status == DOVETAIL_MASS_REMOVAL) {
 		cli_error(cli, "%s; \"dovetail sync --yes\" allows it", text);
-	} else if (run->purpose != CLI_TO_READ && counts.pending > 0) {
+	} else if (!is_reading(run->purpose) && counts.pending > 0) {
 		cli_error(cli, "queued, not sent: %s", text);
 	} else {
 		cli_error(cli, "%s", text);
@@ -235,7 +241,7 @@ int cli_sync(struct cli *cli, enum cli_purpose purpose, const struct dovetail_sy
 	if (cli->offline)
 		return CLI_OK;
 	dovetail_get_counts(cli->replica, &before);
-	optional = purpose == CLI_TO_READ && !cli->online && before.synced_at != 0;
+	optional = is_reading(purpose) && !cli->online && before.synced_at != 0;
 	ret = cli_server(cli, &server);
 	if (ret != CLI_OK)
 		return optional && cli->signal == 0 ? CLI_OK : ret;
@@ -251,8 +257,8 @@ int cli_sync(struct cli *cli, enum cli_purpose purpose, const struct dovetail_sy
 	if (status != DOVETAIL_OK)
 		return run_failed(&run, status);
 	dovetail_get_counts(cli->replica, &after);
-	if (purpose == CLI_TO_READ || after.refused <= before.refused)
-		return run.refused && purpose != CLI_TO_READ ? CLI_REFUSED : CLI_OK;
+	if (is_reading(purpose) || after.refused <= before.refused)
+		return run.refused && !is_reading(purpose) ? CLI_REFUSED : CLI_OK;
 	if (!run.refused)
 		cli_error(cli, "refused by the server; see \"dovetail status\"");
 	return CLI_REFUSED;
