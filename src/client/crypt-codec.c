@@ -1,0 +1,422 @@
+/* End-to-end encryption: the codec of a replica (replica.h), i.e. what the user's names and values are on the wire and back, and what is
+   noticed when values arrive. The context is crypt-state.h's; the replica owns it through the codec. */
+
+#include "crypt-state.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static bool codec_covers(void *_context, const char *name)
+{
+	struct crypt_context *context = _context;
+	size_t size;
+
+	/* another handle may have added one */
+	(void)crypt_subtrees_load(context);
+	return crypt_subtree_find(context, name) != NULL || crypt_is_reserved(name, &size);
+}
+
+static void codec_free(void *context)
+{
+	crypt_context_free(context);
+}
+
+/* ---- Writing ---- */
+
+static uint64_t now_ms(void)
+{
+	struct timespec now;
+
+	(void)clock_gettime(CLOCK_REALTIME, &now);
+	return now.tv_sec <= 0 ? 0 : (uint64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* The next counter is drawn, and kept in the transaction that queues what has it. */
+static enum dovetail_status
+counter_draw(struct crypt_context *context, const char *subtree, const char *mailbox, const char *wire, struct crypt_known *known_r)
+{
+	struct crypt_seen seen;
+	enum dovetail_status status = crypt_known_get(context, subtree, known_r);
+	uint64_t now = now_ms();
+
+	if (status != DOVETAIL_OK)
+		return status;
+	known_r->counter = now > known_r->counter ? now : known_r->counter + 1;
+	status = crypt_known_set(context, subtree, known_r);
+	if (status == DOVETAIL_OK)
+		status = crypt_seen_get(context, mailbox, wire, &seen);
+	if (status == DOVETAIL_OK) {
+		seen.own = known_r->counter;
+		seen.ahead = true;
+		status = crypt_seen_set(context, mailbox, wire, &seen);
+	}
+	return status;
+}
+
+static enum dovetail_status
+codec_encode(void *_context, const char *mailbox, const char *name, const void *data, size_t size, struct replica_coded *coded_r)
+{
+	struct crypt_context *context = _context;
+	struct crypt_value value = { .name = name, .data = data, .size = size };
+	struct crypt_subtree *subtree;
+	struct crypt_known known;
+	enum dovetail_status status;
+	const char *error = "";
+	size_t reserved;
+
+	memset(coded_r, 0, sizeof(*coded_r));
+	if (crypt_is_reserved(name, &reserved))
+		return replica_fail(context->replica, DOVETAIL_INVALID, "%s: names below " CRYPT_RESERVED " are reserved for keys", name);
+	subtree = crypt_subtree_find(context, name);
+	status = crypt_ring_refresh(context, subtree);
+	if (status != DOVETAIL_OK)
+		return status;
+	if (subtree->ring == NULL || subtree->ring->secrets == NULL)
+		return replica_fail(context->replica, DOVETAIL_LOCKED, "%s is encrypted, and locked", subtree->name);
+	free(context->wire);
+	status = crypt_name_to_wire(subtree->ring, name, &context->wire, &error);
+	if (status != DOVETAIL_OK)
+		return replica_fail(context->replica, status, "%s: %s", name, error);
+	coded_r->name = context->wire;
+	status = counter_draw(context, subtree->name, mailbox, context->wire, &known);
+	if (status != DOVETAIL_OK || data == NULL)
+		return status;
+	put_octets(value.device, known.device, CRYPT_DEVICE_SIZE);
+	value.counter = known.counter;
+	free(context->sealed);
+	status = crypt_value_seal(subtree->ring, context->wire, &value, NULL, &context->sealed, &coded_r->size, &error);
+	if (status != DOVETAIL_OK)
+		return replica_fail(context->replica, status, "%s: %s", name, error);
+	coded_r->data = context->sealed;
+	return DOVETAIL_OK;
+}
+
+/* ---- What was seen ---- */
+
+/* Is the value one that this device has to refuse: older than what it has seen or written there? */
+static bool
+seen_is_older(struct crypt_context *context, const char *mailbox, const char *wire, const struct crypt_seen *seen,
+	      const struct crypt_known *known, const struct crypt_value *value)
+{
+	bool own = memcmp(value->device, known->device, CRYPT_DEVICE_SIZE) == 0;
+	size_t i;
+
+	/* what we have written over it may still wait, or its answer was lost */
+	if (value->counter == seen->last && memcmp(value->device, seen->last_device, CRYPT_DEVICE_SIZE) == 0)
+		return seen->ahead && !context->catching_up && !crypt_is_pending(context, mailbox, wire);
+	for (i = 0; i < seen->count; i++) {
+		if (memcmp(seen->devices[i].device, value->device, CRYPT_DEVICE_SIZE) == 0 && value->counter <= seen->devices[i].counter)
+			return true;
+	}
+	/* catching up: what we have written later may have been refused, and this is what is there still */
+	return own && value->counter < seen->own && !context->catching_up && !crypt_is_pending(context, mailbox, wire);
+}
+
+static void seen_add(struct crypt_seen *seen, const uint8_t *device, uint64_t counter)
+{
+	size_t i, oldest = 0;
+
+	for (i = 0; i < seen->count; i++) {
+		if (memcmp(seen->devices[i].device, device, CRYPT_DEVICE_SIZE) == 0)
+			break;
+		if (seen->devices[i].counter < seen->devices[oldest].counter)
+			oldest = i;
+	}
+	if (i == CRYPT_SEEN_DEVICES)
+		i = oldest;
+	else if (i == seen->count)
+		seen->count++;
+	put_octets(seen->devices[i].device, device, CRYPT_DEVICE_SIZE);
+	seen->devices[i].counter = counter;
+}
+
+/* A value that can be read has arrived. *refused_r: it is older than what was seen. */
+static enum dovetail_status
+seen_arrive(struct crypt_context *context, const struct crypt_subtree *subtree, const char *mailbox, const char *wire,
+	    const struct crypt_value *value, const uint8_t hash[CRYPT_HASH_SIZE], bool *refused_r)
+{
+	struct crypt_known known;
+	struct crypt_seen seen;
+	enum dovetail_status status;
+
+	status = crypt_known_get(context, subtree->name, &known);
+	if (status == DOVETAIL_OK)
+		status = crypt_seen_get(context, mailbox, wire, &seen);
+	if (status != DOVETAIL_OK)
+		return status;
+	*refused_r = seen_is_older(context, mailbox, wire, &seen, &known, value);
+	if (*refused_r) {
+		crypt_tell(context, DOVETAIL_NOTICE_ROLLBACK, mailbox, value->name,
+			   "the server shows an older value than this device has seen");
+		put_octets(seen.refused, hash, CRYPT_HASH_SIZE);
+	} else {
+		memset(seen.refused, 0, CRYPT_HASH_SIZE);
+		put_octets(seen.last_device, value->device, CRYPT_DEVICE_SIZE);
+		seen.last = value->counter;
+		seen.ahead = false;
+		seen_add(&seen, value->device, value->counter);
+	}
+	return crypt_seen_set(context, mailbox, wire, &seen);
+}
+
+static enum dovetail_status codec_removed(void *_context, const char *mailbox, const char *wire)
+{
+	struct crypt_context *context = _context;
+	const struct crypt_subtree *subtree = crypt_subtree_find(context, wire);
+	struct crypt_known known;
+	struct crypt_seen seen;
+	enum dovetail_status status;
+	size_t size;
+
+	if (crypt_is_reserved(wire, &size)) {
+		if (subtree != NULL && *mailbox == '\0' && strcmp(wire + size, CRYPT_RING_ENTRY) == 0) {
+			crypt_tell(context, DOVETAIL_NOTICE_ROLLBACK, mailbox, subtree->name,
+				   "the keys of the encrypted subtree are gone from the server");
+			((struct crypt_subtree *)subtree)->look = true;
+		}
+		return DOVETAIL_OK;
+	}
+	status = crypt_known_get(context, subtree->name, &known);
+	if (status == DOVETAIL_OK)
+		status = crypt_seen_get(context, mailbox, wire, &seen);
+	if (status != DOVETAIL_OK || (seen.own == 0 && seen.last == 0))
+		return status;
+	/* from now on, what was there is old; but not what we are about to write */
+	if (seen.own != 0 && !crypt_is_pending(context, mailbox, wire))
+		seen_add(&seen, known.device, seen.own);
+	seen.last = 0;
+	return crypt_seen_set(context, mailbox, wire, &seen);
+}
+
+/* ---- Rings that arrive ---- */
+
+/* We and another device have begun at once, and the other one was first. */
+static enum dovetail_status ring_lose(struct crypt_context *context, struct crypt_subtree *subtree, struct crypt_known *known)
+{
+	enum dovetail_status status;
+	size_t size;
+	char *text;
+
+	status = crypt_text_get(context, "ring", subtree->name, &text, &size);
+	if (status == DOVETAIL_OK && text != NULL)
+		status = crypt_text_set(context, "lost", subtree->name, text, size);
+	free(text);
+	if (status == DOVETAIL_OK)
+		status = crypt_text_set(context, "ring", subtree->name, NULL, 0);
+	known->unconfirmed = known->seen = false;
+	if (status == DOVETAIL_OK)
+		status = crypt_known_set(context, subtree->name, known);
+	if (status != DOVETAIL_OK)
+		return status;
+	crypt_ring_free(subtree->lost);
+	subtree->lost = subtree->ring;
+	subtree->ring = NULL;
+	crypt_tell(context, DOVETAIL_NOTICE_UNREADABLE, "", subtree->name,
+		   "another device has begun to encrypt this subtree at the same time: give its secret");
+	return DOVETAIL_OK;
+}
+
+/* Takes a ring over if what is known allows it; else says why, and keeps the one that was accepted. */
+static enum dovetail_status
+ring_judge(struct crypt_context *context, struct crypt_subtree *subtree, struct crypt_known *known, struct crypt_ring *ring,
+	   const void *data, size_t size)
+{
+	static const char rolled_back[] = "the server shows an older or another set of keys than this device has seen";
+	const char *error = NULL;
+
+	if (known->seen && (memcmp(known->subtree_id, ring->subtree_id, CRYPT_SUBTREE_ID_SIZE) != 0 || ring->epoch < known->epoch)) {
+		crypt_tell(context, DOVETAIL_NOTICE_ROLLBACK, "", subtree->name, rolled_back);
+		crypt_ring_free(ring);
+		return DOVETAIL_OK;
+	}
+	if (subtree->ring == NULL || subtree->ring->secrets == NULL) {
+		/* judged when it is unlocked */
+		crypt_ring_free(ring);
+		return DOVETAIL_OK;
+	}
+	if (ring->epoch == subtree->ring->epoch) {
+		if (crypt_ring_follow(ring, subtree->ring, &error) != DOVETAIL_OK)
+			crypt_tell(context, DOVETAIL_NOTICE_UNREADABLE, "", subtree->name, error);
+		else if (crypt_ring_is_stale(known, ring, data, size))
+			crypt_tell(context, DOVETAIL_NOTICE_ROLLBACK, "", subtree->name, rolled_back);
+		else
+			return crypt_ring_accept(context, subtree, ring, data, size, true);
+		crypt_ring_free(ring);
+		return DOVETAIL_OK;
+	}
+	crypt_tell(context, DOVETAIL_NOTICE_UNREADABLE, "", subtree->name,
+		   "the key of the encrypted subtree was changed by another device: give a secret that opens it");
+	crypt_ring_free(subtree->ring);
+	subtree->ring = ring;
+	crypt_text_hash(data, size, subtree->ring_hash);
+	return DOVETAIL_OK;
+}
+
+static enum dovetail_status ring_arrive(struct crypt_context *context, const char *name, const void *data, size_t size)
+{
+	struct crypt_subtree *subtree;
+	struct crypt_known known;
+	struct crypt_ring *ring;
+	enum dovetail_status status;
+	const char *error = NULL;
+
+	status = crypt_subtree_add(context, name, &subtree);
+	if (status == DOVETAIL_OK)
+		status = crypt_ring_refresh(context, subtree);
+	if (status == DOVETAIL_OK)
+		status = crypt_known_get(context, subtree->name, &known);
+	if (status != DOVETAIL_OK)
+		return status;
+	subtree->look = true;
+	if (strcmp(subtree->name, name) != 0) {
+		crypt_tell(context, DOVETAIL_NOTICE_UNREADABLE, "", name, "there are keys inside of another encrypted subtree");
+		return DOVETAIL_OK;
+	}
+	status = crypt_ring_parse(name, data, size, NULL, &ring, &error);
+	if (status == DOVETAIL_SYSTEM)
+		return replica_fail(context->replica, status, "%s", error);
+	if (status != DOVETAIL_OK) {
+		crypt_tell(context, DOVETAIL_NOTICE_UNREADABLE, "", name, error);
+		return DOVETAIL_OK;
+	}
+	if (known.unconfirmed && !known.seen && subtree->ring != NULL &&
+	    memcmp(subtree->ring->subtree_id, ring->subtree_id, CRYPT_SUBTREE_ID_SIZE) != 0) {
+		status = ring_lose(context, subtree, &known);
+		if (status != DOVETAIL_OK) {
+			crypt_ring_free(ring);
+			return status;
+		}
+	}
+	return ring_judge(context, subtree, &known, ring, data, size);
+}
+
+/* ---- Reading ---- */
+
+static void flag(struct crypt_context *context, struct replica_coded *coded, unsigned int which, bool arriving, const char *mailbox,
+		 const char *wire, const char *text)
+{
+	coded->flags = which;
+	if (arriving)
+		crypt_tell(context, DOVETAIL_NOTICE_UNREADABLE, mailbox, wire, text);
+}
+
+/* Own writes that wait may be as nothing is accepted from the server any more: plain, with a retired key, with the keys that lost. */
+static enum dovetail_status
+open_pending(struct crypt_context *context, const struct crypt_subtree *subtree, const char *wire, const void *data, size_t size)
+{
+	enum dovetail_status status = DOVETAIL_LOCKED;
+	const char *error;
+
+	if (subtree->ring != NULL)
+		status = crypt_value_open(subtree->ring, wire, data, size, CRYPT_ACCEPT_RETIRED, &context->value, &error);
+	if (status != DOVETAIL_OK && status != DOVETAIL_SYSTEM && subtree->lost != NULL)
+		status = crypt_value_open(subtree->lost, wire, data, size, CRYPT_ACCEPT_RETIRED, &context->value, &error);
+	return status;
+}
+
+static enum dovetail_status
+value_decode(struct crypt_context *context, const struct crypt_subtree *subtree, const char *mailbox, const char *wire, const void *data,
+	     size_t size, bool arriving, struct replica_coded *coded_r)
+{
+	bool locked = subtree->ring == NULL || subtree->ring->secrets == NULL, refused = false;
+	uint8_t hash[CRYPT_HASH_SIZE];
+	struct crypt_seen seen;
+	enum dovetail_status status = DOVETAIL_LOCKED;
+	const char *error = "the subtree is locked";
+
+	if (!locked)
+		status = crypt_value_open(subtree->ring, wire, data, size, CRYPT_ACCEPT_LIVE, &context->value, &error);
+	context->stale = status == DOVETAIL_OK && !context->value.current;
+	if (status != DOVETAIL_OK && status != DOVETAIL_SYSTEM && !arriving && crypt_is_pending(context, mailbox, wire)) {
+		status = open_pending(context, subtree, wire, data, size);
+		context->stale = true;
+		/* queued before the subtree was encrypted */
+		if (status == DOVETAIL_DAMAGED && !crypt_value_is_sealed(data, size)) {
+			coded_r->data = data;
+			coded_r->size = size;
+			return DOVETAIL_OK;
+		}
+		arriving = false;
+		if (status == DOVETAIL_OK)
+			goto opened;
+	}
+	if (status == DOVETAIL_SYSTEM)
+		return replica_fail(context->replica, status, "%s: %s", wire, error);
+	if (status == DOVETAIL_DAMAGED && subtree->ring->converting && !crypt_value_is_sealed(data, size)) {
+		context->stale = true;
+		coded_r->data = data;
+		coded_r->size = size;
+		return DOVETAIL_OK;
+	}
+	if (status != DOVETAIL_OK) {
+		/* a locked subtree is told once, by its keys */
+		flag(context, coded_r, status == DOVETAIL_LOCKED ? DOVETAIL_ENTRY_LOCKED : DOVETAIL_ENTRY_DAMAGED, arriving && !locked, mailbox,
+		     wire, error);
+		context->stale = false;
+		return DOVETAIL_OK;
+	}
+	crypt_text_hash(data, size, hash);
+	if (arriving) {
+		status = seen_arrive(context, subtree, mailbox, wire, &context->value, hash, &refused);
+	} else {
+		status = crypt_seen_get(context, mailbox, wire, &seen);
+		refused = status == DOVETAIL_OK && memcmp(hash, seen.refused, CRYPT_HASH_SIZE) == 0;
+	}
+	if (status != DOVETAIL_OK)
+		return status;
+opened:
+	coded_r->name = context->value.name;
+	if (refused) {
+		coded_r->flags = DOVETAIL_ENTRY_DAMAGED;
+		context->stale = false;
+		return DOVETAIL_OK;
+	}
+	coded_r->data = context->value.data;
+	coded_r->size = context->value.size;
+	return DOVETAIL_OK;
+}
+
+static enum dovetail_status
+codec_decode(void *_context, const char *mailbox, const char *wire, const void *data, size_t size, bool arriving,
+	     struct replica_coded *coded_r)
+{
+	struct crypt_context *context = _context;
+	struct crypt_subtree *subtree;
+	enum dovetail_status status;
+	size_t reserved;
+	char *name;
+
+	memset(coded_r, 0, sizeof(*coded_r));
+	crypt_value_free(&context->value);
+	context->stale = false;
+	if (crypt_is_reserved(wire, &reserved)) {
+		coded_r->hidden = true;
+		if (!arriving || *mailbox != '\0' || strcmp(wire + reserved, CRYPT_RING_ENTRY) != 0)
+			return DOVETAIL_OK;
+		name = strndup(wire, reserved);
+		if (name == NULL)
+			return replica_fail(context->replica, DOVETAIL_SYSTEM, "out of memory");
+		status = ring_arrive(context, name, data, size);
+		free(name);
+		return status;
+	}
+	subtree = crypt_subtree_find(context, wire);
+	if (context->catching_up && !arriving)
+		arriving = !crypt_is_pending(context, mailbox, wire);
+	return value_decode(context, subtree, mailbox, wire, data, size, arriving, coded_r);
+}
+
+void crypt_codec_set(struct crypt_context *context)
+{
+	const struct replica_codec codec = {
+		.context = context,
+		.covers = codec_covers,
+		.encode = codec_encode,
+		.decode = codec_decode,
+		.removed = codec_removed,
+		.free = codec_free
+	};
+
+	replica_set_codec(context->replica, &codec);
+}
