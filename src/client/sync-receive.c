@@ -122,6 +122,29 @@ static bool handle_metadata(void *context, const char *mailbox)
 	return count_octets(sync, strlen(mailbox));
 }
 
+static bool handle_entry_end(void *context)
+{
+	struct dovetail_sync *sync = context;
+	struct sync_command *command = sync->commands;
+
+	if (!sync->wanted)
+		return true;
+	if (sync->value == NULL) {
+		/* no value, or an empty one: one that is not NULL */
+		sync->value = malloc(4096);
+		if (sync->value == NULL)
+			return sync_fail(sync, DOVETAIL_SYSTEM, true, "Out of memory");
+		sync->value_alloc = 4096;
+	}
+	if (command == NULL)
+		return true;
+	if (command->kind == SYNC_XMETASYNC)
+		return sync_session_entry(sync);
+	if (command->kind == SYNC_XMETASET || command->kind == SYNC_COMPARE)
+		return sync_theirs_entry(sync, command);
+	return sync_fallback_entry(sync, command);
+}
+
 static bool handle_entry(void *context, const char *name, enum response_value kind, size_t size)
 {
 	struct dovetail_sync *sync = context;
@@ -147,7 +170,7 @@ static bool handle_entry(void *context, const char *name, enum response_value ki
 	if (sync->name == NULL)
 		return sync_fail(sync, DOVETAIL_SYSTEM, true, "Out of memory");
 	sync->wanted = sync->mailbox != NULL && sync_name_normalise(sync->name);
-	return true;
+	return kind == RESPONSE_VALUE_DATA || handle_entry_end(sync);
 }
 
 static bool handle_data(void *context, const void *data, size_t size)
@@ -176,29 +199,6 @@ static bool handle_data(void *context, const void *data, size_t size)
 	memcpy(sync->value + sync->value_size, data, size);
 	sync->value_size = need;
 	return true;
-}
-
-static bool handle_entry_end(void *context)
-{
-	struct dovetail_sync *sync = context;
-	struct sync_command *command = sync->commands;
-
-	if (!sync->wanted)
-		return true;
-	if (sync->value == NULL) {
-		/* no value, or an empty one: one that is not NULL */
-		sync->value = malloc(4096);
-		if (sync->value == NULL)
-			return sync_fail(sync, DOVETAIL_SYSTEM, true, "Out of memory");
-		sync->value_alloc = 4096;
-	}
-	if (command == NULL)
-		return true;
-	if (command->kind == SYNC_XMETASYNC)
-		return sync_session_entry(sync);
-	if (command->kind == SYNC_XMETASET || command->kind == SYNC_COMPARE)
-		return sync_theirs_entry(sync, command);
-	return sync_fallback_entry(sync, command);
 }
 
 static bool handle_metadata_end(void *context)

@@ -1,6 +1,6 @@
 /* A command that prints a password or token, run beside all else: its output and its end are events in the transport's epoll. The child is
    known by its pid and a pidfd; no signal is handled or waited for. It stays in the caller's process group, so that a
-   command that asks the user on the terminal (/dev/tty) can. Called by transport.c; owns the child, its descriptors and what it has
+   command can ask the user on the terminal (/dev/tty); so it is killed by pid, with its children. Called by transport.c; owns the child, its descriptors and what it has
    printed. */
 
 #include <errno.h>
@@ -237,6 +237,26 @@ enum secret_progress secret_command_work(struct secret_command *command, char **
 	return finish(command, secret_r, error_r);
 }
 
+/* Kills the children of a stopped process, which cannot take their exit status: their pids stay theirs. */
+static void kill_children(pid_t pid, unsigned int depth)
+{
+	char path[64];
+	FILE *file;
+	int child;
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/children", (int)pid, (int)pid);
+	file = fopen(path, "re");
+	if (file == NULL)
+		return;
+	while (fscanf(file, "%d", &child) == 1) {
+		(void)kill(child, SIGSTOP);
+		if (depth > 0)
+			kill_children(child, depth - 1);
+		(void)kill(child, SIGKILL);
+	}
+	fclose(file);
+}
+
 void secret_command_free(struct secret_command *command)
 {
 	siginfo_t info;
@@ -244,6 +264,9 @@ void secret_command_free(struct secret_command *command)
 	if (command == NULL)
 		return;
 	if (command->pid > 0 && command->pidfd >= 0) {
+		/* the shell, and what it runs; if its exit status is taken by others, its pid may be somebody else's */
+		if (pidfd_send_signal(command->pidfd, SIGSTOP, NULL, 0) == 0)
+			kill_children(command->pid, 16);
 		(void)pidfd_send_signal(command->pidfd, SIGKILL, NULL, 0);
 		while (waitid(P_PIDFD, command->pidfd, &info, WEXITED) < 0 && errno == EINTR)
 			;

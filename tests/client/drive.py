@@ -155,10 +155,9 @@ class Driver:
     def end(self):
         """In order; nothing leaks under valgrind."""
         if self.process.returncode is None:
-            self.process.stdin.close()
-            self.process.wait(self.patience)
-            error = self.process.stderr.read().decode()
-            self._reap()
+            os.set_blocking(self.process.stdout.fileno(), True)
+            _, error = self.process.communicate(timeout=self.patience)
+            error = error.decode()
             assert self.process.returncode == 0, "exit code %d\n%s" % (self.process.returncode, error)
 
     def _reap(self):

@@ -214,15 +214,15 @@ static unsigned char *unhex(const char *text, size_t *size_r)
 {
 	size_t i, size = strlen(text) / 2;
 	unsigned char *data;
-	unsigned int octet;
+	char digits[3] = "";
 
 	*size_r = 0;
 	if (strcmp(text, "-") == 0)
 		return NULL;
 	data = malloc(size + 1);
 	for (i = 0; i < size; i++) {
-		sscanf(text + i * 2, "%2x", &octet);
-		data[i] = octet;
+		memcpy(digits, text + i * 2, 2);
+		data[i] = strtoul(digits, NULL, 16);
 	}
 	*size_r = size;
 	return data;

@@ -222,7 +222,7 @@ def test_conflict_by_callback(driver, server, user, other):
     driver("rule", "r", "value", b"decided".hex())
     # at the same moment, over and over: some of these are conflicts
     for n in range(20):
-        other.client.start(b'XMETASET "" (%s theirs%d)' % (A.encode(), n))
+        other.client.start(b'XMETASET "" (%s "theirs%d")' % (A.encode(), n))
         driver.set("r", ("", A, b"mine%d" % n))
         driver("counts", "r")
     settled(driver)
@@ -350,8 +350,8 @@ def test_mailboxes(driver, server, user, other):
     assert set(driver.list("all")) == {(m, A) for m in ("INBOX", "Work", "Work/Sub", "Entwürfe", "A & B")}
     assert set(driver.list("work")) == {("Work", A), ("Work/Sub", A)}
 
-    driver.set("all", ("Entwürfe", B, b"ü"), ("A & B", B, b"&"))
-    assert driver.wait("change", replica="named", mailbox="Entwürfe")["value"] == b"ü"
+    driver.set("all", ("Entwürfe", B, "ü".encode()), ("A & B", B, b"&"))
+    assert driver.wait("change", replica="named", mailbox="Entwürfe")["value"] == "ü".encode()
     settled(driver, "all")
     assert other.get(B, b'"A &- B"') == b"&"
 
@@ -392,7 +392,7 @@ def test_write_to_a_mailbox_that_is_gone(driver, server, user, other):
 # -- limits
 
 def test_refused(driver, make_server, user):
-    server = make_server(plugin={"metasync_max_value_size": "1000", "metasync_max_entries": "3"})
+    server = make_server(plugin={"metasync_limit_value": "1000", "metasync_limit_entries": "3"})
     driver.open()
     live(driver, "r", server, user)
     driver.set("r", ("", A, b"x" * 1001))
@@ -455,7 +455,7 @@ def test_tls(make_server, driver, user):
     driver.once("r", server.tls_port, user, ca_file=server.root + "/cert.pem")
     driver.open("s")
     driver.sync("s", server.tls_port, user, ca_file=server.root + "/cert.pem")
-    driver.state("live")
+    driver.state("live", replica="s")
     assert driver.get("s", "", A) == LARGE
     driver("free", "s")
     assert driver.once("s", server.tls_port, user, status=None, ca_file="/dev/null")["reply"] in ("tls", "invalid")
