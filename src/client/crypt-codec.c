@@ -407,6 +407,53 @@ codec_decode(void *_context, const char *mailbox, const char *wire, const void *
 	return value_decode(context, subtree, mailbox, wire, data, size, arriving, coded_r);
 }
 
+/* ---- Sending ---- */
+
+/* Locked: what is sealed was sealed for the ring that was accepted last, so it may go as long as that is the server's. */
+static bool may_send_locked(struct crypt_context *context, const struct crypt_subtree *subtree, const void *data, size_t size)
+{
+	uint8_t hash[CRYPT_HASH_SIZE];
+	struct dovetail_entry entry;
+	enum dovetail_status status;
+	size_t lost_size;
+	char *text;
+
+	if (!crypt_value_is_sealed(data, size) || subtree->ring == NULL ||
+	    crypt_text_get(context, "lost", subtree->name, &text, &lost_size) != DOVETAIL_OK)
+		return false;
+	free(text);
+	if (text != NULL || asprintf(&text, "%s" CRYPT_RING_ENTRY, subtree->name) < 0)
+		return false;
+	status = replica_get_raw(context->replica, "", text, &entry);
+	free(text);
+	if (status != DOVETAIL_OK || entry.data == NULL)
+		return false;
+	crypt_text_hash(entry.data, entry.size, hash);
+	return memcmp(hash, subtree->ring_hash, CRYPT_HASH_SIZE) == 0;
+}
+
+static bool codec_may_send(void *_context, const char *mailbox, const char *wire, const void *data, size_t size)
+{
+	struct crypt_context *context = _context;
+	struct crypt_subtree *subtree;
+	struct crypt_value value;
+	enum dovetail_status status;
+	const char *error;
+	size_t reserved;
+
+	(void)mailbox;
+	if (data == NULL || crypt_is_reserved(wire, &reserved))
+		return true;
+	subtree = crypt_subtree_find(context, wire);
+	if (subtree->ring == NULL || subtree->ring->secrets == NULL)
+		return may_send_locked(context, subtree, data, size);
+	status = crypt_value_open(subtree->ring, wire, data, size, CRYPT_ACCEPT_LIVE, &value, &error);
+	crypt_value_free(&value);
+	if (status != DOVETAIL_OK)
+		subtree->look = true;
+	return status == DOVETAIL_OK;
+}
+
 void crypt_codec_set(struct crypt_context *context)
 {
 	const struct replica_codec codec = {
@@ -415,6 +462,7 @@ void crypt_codec_set(struct crypt_context *context)
 		.encode = codec_encode,
 		.decode = codec_decode,
 		.removed = codec_removed,
+		.may_send = codec_may_send,
 		.free = codec_free
 	};
 

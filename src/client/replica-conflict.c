@@ -122,7 +122,7 @@ enum dovetail_status replica_set_load(struct dovetail *replica, int64_t id, stru
 struct plain {
 	void *data;
 	size_t size;
-	bool unknown;
+	bool unknown, hidden;
 };
 
 static enum dovetail_status plain_get(struct dovetail *replica, const struct replica_item *item, const struct replica_value *value,
@@ -137,6 +137,7 @@ static enum dovetail_status plain_get(struct dovetail *replica, const struct rep
 		return status;
 	if ((coded.flags & DOVETAIL_ENTRY_LOCKED) != 0)
 		return DOVETAIL_LOCKED;
+	plain_r->hidden = coded.hidden;
 	plain_r->unknown = value->kind != REPLICA_REMOVED && coded.data == NULL;
 	if (coded.data == NULL)
 		return DOVETAIL_OK;
@@ -279,7 +280,8 @@ item_solve(struct dovetail *replica, struct replica_item *item, enum dovetail_ru
 	if (status == DOVETAIL_OK)
 		status = plain_get(replica, item, &item->base, &base);
 	if (status == DOVETAIL_OK) {
-		if (plain_same(&mine, &theirs))
+		/* Keys: what is there stays */
+		if (plain_same(&mine, &theirs) || mine.hidden)
 			item->dropped = true;
 		/* Only written in another way: no conflict */
 		else if (!plain_same(&base, &theirs))

@@ -3,6 +3,7 @@
    A new replica is made whole beside its place and linked there, so that there never is half of one. The file is never opened here
    but by SQLite: closing any descriptor on it would drop the POSIX locks that SQLite holds for other handles of the process. */
 
+#include "crypt.h"
 #include "replica-private.h"
 
 #include <errno.h>
@@ -396,6 +397,8 @@ dovetail_open(const char *path, unsigned int flags, struct dovetail **replica_r,
 		status = replica_fail(replica, DOVETAIL_INVALID, "unknown flags");
 	else
 		status = open_replica(replica, path);
+	if (status == DOVETAIL_OK)
+		status = crypt_replica_open(replica);
 	if (status == DOVETAIL_OK) {
 		*replica_r = replica;
 	} else {

@@ -143,6 +143,23 @@ static void set_show(struct replica_set_memory *set, struct replica_set *set_r)
 	}
 }
 
+/* What was queued before its subtree was encrypted, for instance, has to wait until it was encoded anew. */
+static bool set_may_go(const struct dovetail *replica, const struct replica_set_memory *set)
+{
+	size_t i;
+
+	if (set->flight != 0 || !replica->has_codec || replica->codec.may_send == NULL)
+		return true;
+	for (i = 0; i < set->count; i++) {
+		const struct replica_item *item = &set->items[i];
+
+		if (!item->dropped && replica_covered(replica, item->wire) &&
+		    !replica->codec.may_send(replica->codec.context, item->mailbox, item->wire, item->mine.data, item->mine.size))
+			return false;
+	}
+	return true;
+}
+
 enum next { NEXT_GIVE, NEXT_GONE, NEXT_AGAIN, NEXT_SKIP, NEXT_WAIT };
 
 /* Solves the set, outside of a transaction, and stores what came of it. */
@@ -156,7 +173,7 @@ set_prepare(struct dovetail *replica, struct replica_set_memory *set, const stru
 	size_t left;
 
 	status = replica_solve(replica, set, rule, resolve, context, &changed);
-	if (status == DOVETAIL_LOCKED) {
+	if (status == DOVETAIL_LOCKED || (status == DOVETAIL_OK && !set_may_go(replica, set))) {
 		*next_r = NEXT_SKIP;
 		return DOVETAIL_OK;
 	}

@@ -107,7 +107,7 @@ struct replica_coded {
 	size_t size;
 	/* DOVETAIL_ENTRY_LOCKED, DOVETAIL_ENTRY_DAMAGED */
 	unsigned int flags;
-	/* decode: the user does not see this entry at all (keys) */
+	/* decode: the user does not see this entry at all (keys). In a conflict what is on the server stays: the codec looks at it and writes again. */
 	bool hidden;
 };
 /* Results are the codec's and valid until its next call. Callbacks may call replica_local_*(), replica_get_raw() and replica_fail(), nothing else. */
@@ -128,6 +128,8 @@ struct replica_codec {
 	/* Both sides have changed a hidden entry (data NULL: removed): true: mine is written over theirs. May be NULL: theirs stays. */
 	bool (*conflict)(void *context, const char *mailbox, const char *wire_name, const void *mine, size_t mine_size,
 			 const void *theirs, size_t theirs_size);
+	/* Before a write that was never sent goes out: may it, as it is? false: its set waits, others go. data NULL: a removal. May be NULL. */
+	bool (*may_send)(void *context, const char *mailbox, const char *wire_name, const void *data, size_t size);
 	/* With dovetail_close(), before the file is closed. May be NULL. */
 	void (*free)(void *context);
 };
