@@ -61,6 +61,10 @@ static bool put_key(struct login *login, FILE *out, const char *key, const char 
 {
 	if (value == NULL)
 		return true;
+	if (!cli_is_text(value, strlen(value))) {
+		cli_error(login->cli, "%s: not UTF-8", key);
+		return false;
+	}
 	if (strpbrk(value, "\r\n") != NULL || value[0] == ' ' || value[0] == '\t' ||
 	    (value[0] != '\0' && strchr(" \t", value[strlen(value) - 1]) != NULL)) {
 		cli_error(login->cli, "%s: line ends, and blanks at the ends, cannot be in the account file", key);
