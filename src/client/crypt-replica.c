@@ -247,6 +247,8 @@ static enum dovetail_status step_subtree(struct crypt_context *context, struct c
 		return DOVETAIL_OK;
 	status = step_ring(context, subtree, &waits);
 	if (status == DOVETAIL_OK)
+		status = replica_queue_encode_again(context->replica);
+	if (status == DOVETAIL_OK)
 		status = anew(context, subtree, &done);
 	if (status != DOVETAIL_OK || waits || !done)
 		return status;

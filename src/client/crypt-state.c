@@ -180,13 +180,6 @@ enum dovetail_status crypt_subtree_add(struct crypt_context *context, const char
 	return status;
 }
 
-bool crypt_is_pending(struct crypt_context *context, const char *mailbox, const char *wire)
-{
-	struct dovetail_entry entry;
-
-	return replica_get_raw(context->replica, mailbox, wire, &entry) == DOVETAIL_OK && (entry.flags & DOVETAIL_ENTRY_PENDING) != 0;
-}
-
 /* ---- Local values ---- */
 
 /* *data_r NULL: there is none */

@@ -165,6 +165,8 @@ bool replica_value_same(const struct replica_value *a, const struct replica_valu
 
 void replica_set_codec(struct dovetail *replica, const struct replica_codec *codec)
 {
+	if (replica->has_codec && replica->codec.free != NULL && (codec == NULL || codec->context != replica->codec.context))
+		replica->codec.free(replica->codec.context);
 	replica->has_codec = codec != NULL;
 	if (codec != NULL)
 		replica->codec = *codec;

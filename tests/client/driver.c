@@ -27,7 +27,7 @@ struct slot {
 	size_t rule_size;
 	/* what the next change callback writes */
 	char *write_mailbox, *write_name;
-	/* values are printed with changes */
+	/* changes are not printed */
 	bool quiet;
 };
 
@@ -119,9 +119,11 @@ static void on_change(void *context, const struct dovetail_entry *entry)
 {
 	struct slot *slot = context;
 
-	event(slot, "change");
-	put_entry(entry, !slot->quiet);
-	put_end();
+	if (!slot->quiet) {
+		event(slot, "change");
+		put_entry(entry, true);
+		put_end();
+	}
 	if (slot->write_name != NULL) {
 		char *mailbox = slot->write_mailbox, *name = slot->write_name;
 
