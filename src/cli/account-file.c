@@ -1,0 +1,348 @@
+/* Where the account file and the replica are; reading and writing the account file. */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <pwd.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "cli.h"
+
+#define ACCOUNT_FILE_MAX (256 * 1024)
+
+/* $variable/dovetail if it is absolute (the XDG base directory specification), else ~/preset/dovetail. free(); NULL: printed why. */
+static char *xdg_directory(struct cli *cli, const char *variable, const char *preset, int *exit_r)
+{
+	const char *base = getenv(variable), *home = getenv("HOME");
+	const struct passwd *me;
+	char *path;
+	int ret;
+
+	if (base != NULL && base[0] == '/') {
+		ret = asprintf(&path, "%s/dovetail", base);
+	} else {
+		if (home == NULL || home[0] != '/') {
+			me = getpwuid(getuid());
+			home = me != NULL ? me->pw_dir : NULL;
+		}
+		if (home == NULL || home[0] != '/') {
+			cli_error(cli, "neither HOME nor %s says where files are", variable);
+			*exit_r = CLI_CONFIG;
+			return NULL;
+		}
+		ret = asprintf(&path, "%s/%s/dovetail", home, preset);
+	}
+	if (ret >= 0)
+		return path;
+	*exit_r = cli_fail_memory(cli);
+	return NULL;
+}
+
+/* The account's name, or NULL after an error. */
+static const char *account_name(struct cli *cli, int *exit_r)
+{
+	const char *name = cli->account_name, *p;
+
+	if (name == NULL)
+		name = getenv("DOVETAIL_ACCOUNT");
+	if (name == NULL || (cli->account_name == NULL && name[0] == '\0'))
+		return "default";
+	for (p = name; (*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') || (*p >= '0' && *p <= '9') ||
+	     (*p != '\0' && strchr("._@+-", *p) != NULL); p++)
+		;
+	if (*p == '\0' && p > name && p - name <= 200 && name[0] != '.' && name[0] != '-')
+		return name;
+	cli_error(cli, "\"%s\" is no name for an account: letters, digits and ._@+- are", name);
+	*exit_r = CLI_USAGE;
+	return NULL;
+}
+
+char *cli_account_path(struct cli *cli, int *exit_r)
+{
+	char *directory, *path;
+	const char *name;
+	int ret;
+
+	if (cli->config_path != NULL && cli->account_name != NULL) {
+		*exit_r = cli_usage(cli, "--account and --config exclude each other");
+		return NULL;
+	}
+	if (cli->config_path != NULL) {
+		path = strdup(cli->config_path);
+	} else {
+		if ((name = account_name(cli, exit_r)) == NULL ||
+		    (directory = xdg_directory(cli, "XDG_CONFIG_HOME", ".config", exit_r)) == NULL)
+			return NULL;
+		ret = asprintf(&path, "%s/%s.conf", directory, name);
+		free(directory);
+		if (ret < 0)
+			path = NULL;
+	}
+	if (path == NULL)
+		*exit_r = cli_fail_memory(cli);
+	return path;
+}
+
+/* ---- Reading ---- */
+
+static bool has_password(const char *text)
+{
+	const char *line;
+
+	for (line = text; line != NULL; line = strchr(line, '\n')) {
+		line += strspn(line, " \t\r\n");
+		if (strncmp(line, "password", 8) == 0 && line[8 + strspn(line + 8, " \t")] == '=')
+			return true;
+	}
+	return false;
+}
+
+/* Commands in it are run, so nobody else may have written it; a password may be in it. NULL or what is wrong. */
+static const char *file_check(const struct stat *st, const char *text)
+{
+	if (st->st_uid != geteuid() && st->st_uid != 0)
+		return "the file belongs to another user";
+	if ((st->st_mode & 022) != 0)
+		return "other users may write to the file; chmod 600";
+	if ((st->st_mode & 077) != 0 && has_password(text))
+		return "other users may read the file, and there is a password in it; chmod 600";
+	return NULL;
+}
+
+/* The file's text, free(), with its errors printed. */
+static int file_read(struct cli *cli, const char *path, char **text_r)
+{
+	const char *error = NULL, *name;
+	struct stat st;
+	size_t size;
+	FILE *file;
+	int fd;
+
+	*text_r = NULL;
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	if (fd == -1 && errno == ENOENT && cli->config_path == NULL) {
+		name = strrchr(path, '/') + 1;
+		cli_error(cli, "there is no account %.*s (%s); \"dovetail login\" makes one",
+			  (int)strlen(name) - 5, name, path);
+		return CLI_CONFIG;
+	}
+	file = fd != -1 && fstat(fd, &st) == 0 ? fdopen(fd, "r") : NULL;
+	if (file == NULL) {
+		cli_fail_errno(cli, path);
+		if (fd != -1)
+			close(fd);
+		return CLI_CONFIG;
+	}
+	if (!S_ISREG(st.st_mode))
+		error = "not a regular file";
+	else if (st.st_size > ACCOUNT_FILE_MAX)
+		error = "the file is too large";
+	else if ((*text_r = calloc(1, ACCOUNT_FILE_MAX + 1)) == NULL)
+		error = "out of memory";
+	if (error == NULL) {
+		size = fread(*text_r, 1, ACCOUNT_FILE_MAX, file);
+		if (ferror(file) != 0)
+			error = "cannot be read";
+		else if (!cli_is_text(*text_r, size))
+			error = "not UTF-8";
+		else
+			error = file_check(&st, *text_r);
+	}
+	fclose(file);
+	if (error == NULL)
+		return CLI_OK;
+	cli_error(cli, "%s: %s", path, error);
+	cli_secret_free(*text_r);
+	*text_r = NULL;
+	return CLI_CONFIG;
+}
+
+/* ---- The replica's place ---- */
+
+/* user@host as one component of a path */
+static char *replica_file_name(const struct cli_account *account)
+{
+	const char *parts[] = { account->server.user, "@", account->server.host };
+	size_t size;
+	FILE *out;
+	char *name;
+	const char *p;
+	int i;
+
+	out = open_memstream(&name, &size);
+	if (out == NULL)
+		return NULL;
+	for (i = 0; i < 3; i++) {
+		for (p = parts[i]; *p != '\0'; p++) {
+			if ((*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') || (*p >= '0' && *p <= '9') ||
+			    strchr("@_+-", *p) != NULL || (*p == '.' && p > parts[i]))
+				putc(*p, out);
+			else
+				fprintf(out, "%%%02x", (unsigned char)*p);
+		}
+	}
+	fputs(".db", out);
+	if (fclose(out) == 0 && size <= 200)
+		return name;
+	free(name);
+	return NULL;
+}
+
+/* Another user or server is another replica: what waits in one must not go to the other. */
+static int replica_place(struct cli *cli, struct cli_account *account)
+{
+	char *directory = NULL, *base, *name;
+	int ret = CLI_OK, len;
+	size_t length;
+
+	if (account->replica != NULL) {
+		if (account->replica[0] == '/')
+			return CLI_OK;
+		cli_error(cli, "%s: replica: an absolute path is needed", account->path);
+		return CLI_CONFIG;
+	}
+	name = replica_file_name(account);
+	if (name == NULL) {
+		cli_error(cli, "%s: the names are too long", account->path);
+		return CLI_CONFIG;
+	}
+	length = strlen(account->path);
+	if (length > 5 && strcmp(account->path + length - 5, ".conf") == 0)
+		length -= 5;
+	if (cli->config_path != NULL) {
+		/* beside it: its name is not the only one of its kind */
+		len = asprintf(&account->replica, "%.*s.replica/%s", (int)length, account->path, name);
+	} else {
+		directory = xdg_directory(cli, "XDG_STATE_HOME", ".local/state", &ret);
+		base = strrchr(account->path, '/') + 1;
+		len = directory == NULL ? 0 :
+			asprintf(&account->replica, "%s/%.*s/%s", directory, (int)(account->path + length - base), base, name);
+	}
+	if (len < 0) {
+		account->replica = NULL;
+		ret = cli_fail_memory(cli);
+	}
+	free(directory);
+	free(name);
+	return ret;
+}
+
+int cli_account_use(struct cli *cli, struct cli_account *account)
+{
+	cli_account_free(cli->account);
+	cli->account = account;
+	return replica_place(cli, account);
+}
+
+int cli_account_load(struct cli *cli)
+{
+	struct cli_account *account;
+	char *path, *text;
+	int ret;
+
+	path = cli_account_path(cli, &ret);
+	if (path == NULL)
+		return ret;
+	ret = file_read(cli, path, &text);
+	if (ret == CLI_OK) {
+		account = cli_account_parse(cli, path, text, &ret);
+		if (account != NULL)
+			ret = cli_account_use(cli, account);
+	}
+	/* strsep() has put NULs in it, but passwords are in lines of their own */
+	if (text != NULL)
+		explicit_bzero(text, ACCOUNT_FILE_MAX);
+	free(text);
+	free(path);
+	return ret;
+}
+
+/* ---- Writing ---- */
+
+int cli_make_directories(struct cli *cli, const char *path)
+{
+	char *copy = strdup(path), *slash;
+
+	if (copy == NULL)
+		return cli_fail_memory(cli);
+	for (slash = strchr(copy + 1, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
+		*slash = '\0';
+		if (mkdir(copy, 0700) < 0 && errno != EEXIST) {
+			cli_fail_errno(cli, copy);
+			free(copy);
+			return CLI_CONFIG;
+		}
+		*slash = '/';
+	}
+	free(copy);
+	return CLI_OK;
+}
+
+static bool write_all(int fd, const char *text, size_t size)
+{
+	ssize_t ret;
+
+	for (; size > 0; text += ret, size -= ret) {
+		ret = write(fd, text, size);
+		if (ret < 0 && errno != EINTR)
+			return false;
+		if (ret < 0)
+			ret = 0;
+	}
+	return fsync(fd) == 0;
+}
+
+int cli_account_write(struct cli *cli, const char *path, const char *text, size_t size)
+{
+	/* through symbolic links, which people use for their configuration */
+	char *real = realpath(path, NULL), *temp = NULL;
+	const char *to = real != NULL ? real : path;
+	int fd, ret;
+
+	ret = cli_make_directories(cli, to);
+	if (ret == CLI_OK && asprintf(&temp, "%s.XXXXXX", to) < 0) {
+		temp = NULL;
+		ret = cli_fail_memory(cli);
+	}
+	if (ret == CLI_OK) {
+		/* mode 0600 */
+		fd = mkostemp(temp, O_CLOEXEC);
+		if (fd == -1 || !write_all(fd, text, size) || rename(temp, to) < 0) {
+			cli_fail_errno(cli, to);
+			ret = CLI_CONFIG;
+			if (fd != -1)
+				unlink(temp);
+		}
+		if (fd != -1)
+			close(fd);
+	}
+	free(temp);
+	free(real);
+	return ret;
+}
+
+int cli_account_append(struct cli *cli, const char *line)
+{
+	const char *path = cli->account->path;
+	char *text, *added = NULL;
+	size_t length;
+	int ret;
+
+	ret = file_read(cli, path, &text);
+	if (ret != CLI_OK)
+		return ret;
+	length = strlen(text);
+	ret = asprintf(&added, "%s%s%s\n", text, length > 0 && text[length - 1] != '\n' ? "\n" : "", line);
+	if (ret < 0) {
+		added = NULL;
+		ret = cli_fail_memory(cli);
+	} else {
+		ret = cli_account_write(cli, path, added, strlen(added));
+	}
+	cli_secret_free(added);
+	cli_secret_free(text);
+	return ret;
+}

@@ -1,0 +1,408 @@
+"""dovetail get, set, rm, ls, export, import, status, sync: two machines with one account, and bad arguments."""
+
+import json
+import os
+
+import pytest
+
+from cli import CONFIG, FAILED, OFFLINE, OK, PREFIX, REFUSED, USAGE, Machine
+
+
+@pytest.fixture
+def one(server, user, tmp_path):
+    return Machine(tmp_path / "one", server, user)
+
+
+@pytest.fixture
+def two(server, user, tmp_path):
+    return Machine(tmp_path / "two", server, user)
+
+
+# -- set and get
+
+def test_what_one_machine_sets_the_other_gets(one, two):
+    one.out("set", "theme", "dark")
+    assert two.out("get", "theme") == "dark"
+    two.out("set", "theme", "light")
+    assert one.out("get", "theme") == "light"
+
+
+@pytest.mark.parametrize("value", [b"", b"\n", b"a\nb\r\n", b"\0", bytes(range(256)), "grün".encode(), b"x" * 100000],
+                         ids=["empty", "newline", "lines", "nul", "octets", "utf8", "large"])
+def test_octets_stay_as_they_are(one, two, tmp_path, value):
+    one.run("set", "value", input=value)
+    assert two.run("get", "value").stdout == value
+    (tmp_path / "file").write_bytes(value)
+    two.run("set", "other", "--file", str(tmp_path / "file"))
+    assert one.run("get", "other").stdout == value
+
+
+def test_set_reads_standard_input_for_a_dash(one):
+    one.out("set", "a", "-", input="from a pipe")
+    assert one.out("get", "a") == "from a pipe"
+    one.out("set", "a", "-f", "-", input="again")
+    assert one.out("get", "a") == "again"
+
+
+@pytest.mark.parametrize("text, value", [("a\n", "a"), ("a\r\n", "a"), ("a\n\n", "a\n"), ("a", "a"), ("\n", ""), ("", ""), ("\r", "\r")])
+def test_set_without_the_last_newline(one, text, value):
+    one.out("set", "a", "--no-newline", input=text)
+    assert one.run("get", "a").stdout == value.encode()
+
+
+def test_a_value_that_begins_with_a_dash(one):
+    one.out("set", "a", "--", "-x")
+    assert one.out("get", "a") == "-x"
+
+
+def test_names(one, two):
+    one.out("set", "Some/Thing with blanks", "1")
+    assert two.out("get", PREFIX + "some/thing with blanks") == "1"
+    one.out("set", "/private/vendor/example/x", "2")
+    assert two.out("get", "/PRIVATE/vendor/example/X") == "2"
+    one.out("set", "/shared/vendor/example/x", "3")
+    assert two.out("get", "/shared/vendor/example/x") == "3"
+
+
+@pytest.mark.parametrize("name", ["", "a//b", "a/", "/a", "/private", "/shared", "/private/", "a*", "a%", "ä", "a\tb", "a\x7f",
+                                  "x" * 1100, "/private/../../etc//x"])
+@pytest.mark.parametrize("command", [["get"], ["set", "VALUE"], ["rm"]], ids=["get", "set", "rm"])
+def test_names_that_cannot_be(one, name, command):
+    args = [command[0], name] + command[1:]
+    if name == "" and command[0] != "set":
+        # it is the prefix itself, which can be an entry
+        assert one.error(FAILED, *args)
+    elif name == "":
+        one.out(*args)
+    else:
+        one.error(USAGE, *args)
+
+
+def test_a_name_in_octets_that_are_no_text(one):
+    assert "\\xff" in one.error(USAGE, "get", b"\xff\xfe")
+    assert "\\x1b" in one.error(USAGE, "get", "a\x1b[2Jb")
+
+
+def test_get_of_nothing(one):
+    assert one.error(FAILED, "get", "nothing") == "nothing: there is no such entry"
+
+
+def test_get_json(one):
+    one.out("set", "a", 'x"\\\n\x01')
+    entry, = one.lines("get", "--json", "a")
+    assert entry.pop("modseq").isdigit()
+    assert entry == {"mailbox": "", "entry": PREFIX + "a", "flags": [], "value": 'x"\\\n\x01'}
+    one.run("set", "a", input=b"\xff\0")
+    assert one.lines("get", "-j", "a")[0]["base64"] == "/wA="
+
+
+def test_mailboxes(one, two):
+    one.out("set", "--mailbox", "INBOX", "color", "red")
+    assert two.out("get", "-m", "inbox", "color") == "red"
+    two.error(FAILED, "get", "color")
+    assert "Nowhere" in one.error(REFUSED, "set", "-m", "Nowhere", "color", "red")
+
+
+# -- values that cannot be
+
+def test_files_that_cannot_be_read(one, tmp_path):
+    assert "No such file" in one.error(FAILED, "set", "a", "--file", str(tmp_path / "none"))
+    assert "Is a directory" in one.error(FAILED, "set", "a", "--file", str(tmp_path))
+    one.error(FAILED, "get", "a")
+
+
+def test_standard_input_that_is_closed(one):
+    done = one.run("set", "a", code=FAILED, stdin=None, preexec_fn=lambda: os.close(0))
+    assert b"standard input: Bad file descriptor" in done.stderr
+    one.error(FAILED, "get", "a")
+
+
+def test_a_value_larger_than_the_account_takes(one, server, user):
+    one.account(host="127.0.0.1", port=server.port, tls="none", user=user, password="pass", max_value="1K")
+    assert "more than 1024 octets" in one.error(USAGE, "set", "a", input=b"x" * 1025)
+    one.out("set", "a", input=b"x" * 1024)
+
+
+def test_a_value_larger_than_the_server_takes(make_server, user, tmp_path):
+    server = make_server(plugin={"metasync_limit_value": "1000"})
+    machine = Machine(tmp_path / "m", server, user)
+    machine.out("set", "a", "small")
+    assert machine.error(REFUSED, "set", "a", input=b"x" * 1001).startswith("refused: a: ")
+    # what the server has is seen, and what was refused is not lost
+    assert machine.out("get", "a") == "small"
+    status, = machine.lines("status", "--json")
+    refused, = status["refused"]
+    assert refused["entry"] == PREFIX + "a" and "MAXSIZE" in refused["reason"]
+    assert "R" in machine.out("ls", "-l").split()[0]
+    machine.out("rm", "--refused", "a")
+    assert machine.lines("status", "--json")[0]["refused"] == []
+    assert machine.out("get", "a") == "small"
+    assert machine.error(FAILED, "rm", "--refused", "a") == "a: there is no such refused write"
+
+
+# -- rm
+
+def test_rm(one, two):
+    for name in "abc":
+        one.out("set", name, name)
+    two.out("rm", "a", "b")
+    assert one.out("ls") == "c\n"
+
+
+def test_rm_of_what_is_not_there(one, two):
+    one.out("set", "a", "1")
+    assert one.error(FAILED, "rm", "nothing", "a") == "nothing: there is no such entry"
+    assert two.out("ls") == ""
+    one.out("rm", "--force", "nothing")
+
+
+def test_rm_recursive(one, two):
+    for name in ("a", "a/b", "a/b/c", "ab"):
+        one.out("set", name, "1")
+    one.out("rm", "-r", "a")
+    assert two.out("ls") == "ab\n"
+    assert one.error(FAILED, "rm", "-r", "a") == "a: there is no such entry"
+    one.out("rm", "-rf", "a")
+    assert one.run("rm", "-r", "--refused", "a", code=USAGE)
+
+
+# -- ls
+
+def test_ls(one, two):
+    one.out("set", "b", "12")
+    one.out("set", "a/x", "1")
+    one.out("set", "/private/other", "1")
+    one.out("set", "-m", "INBOX", "c", "1")
+    assert two.out("ls") == "a/x\nb\n"
+    assert two.out("ls", "a") == "a/x\n"
+    assert two.out("ls", "/private/other") == "/private/other\n"
+    assert two.out("ls", "-m", "INBOX") == "c\n"
+    assert two.out("ls", "-A") == "\ta/x\n\tb\nINBOX\tc\n"
+    assert two.out("ls", "-e").splitlines() == ["/private/other", PREFIX + "a/x", PREFIX + "b"]
+    assert two.error(FAILED, "ls", "nothing") == "nothing: there is no entry at or below it"
+    flags, modseq, size, name = two.out("ls", "--long", "b").split()
+    assert (flags, size, name) == ("---", "2", "b") and modseq.isdigit()
+    entry, = two.lines("ls", "--json", "b")
+    assert entry.pop("modseq") == modseq
+    assert entry == {"mailbox": "", "entry": PREFIX + "b", "size": "2", "flags": []}
+    for args in (["-e", "a"], ["-A", "-m", "INBOX"]):
+        one.run("ls", *args, code=USAGE)
+
+
+def test_ls_of_nothing(one):
+    assert one.out("ls") == ""
+
+
+# -- offline
+
+def test_offline(one, two):
+    assert one.out("ls", "--offline") == ""
+    one.out("set", "--offline", "a", "1")
+    assert one.out("get", "--offline", "a") == "1"
+    assert one.out("ls", "--offline", "-l").startswith("P--")
+    assert one.lines("get", "--offline", "--json", "a")[0]["flags"] == ["pending"]
+    assert one.lines("status", "--json")[0]["pending"] == "1"
+    two.error(FAILED, "get", "a")
+    one.out("sync")
+    assert two.out("get", "a") == "1"
+    assert one.lines("status", "--json")[0]["pending"] == "0"
+    assert one.run("sync", "--offline", code=USAGE)
+    assert one.run("get", "--offline", "--online", "a", code=USAGE)
+
+
+def test_without_a_server(make_server, user, tmp_path):
+    server = make_server()
+    machine = Machine(tmp_path / "m", server, user)
+    port = server.port
+    machine.out("set", "a", "1")
+    server.stop()
+    done = machine.run("get", "a")
+    assert done.stdout == b"1" and done.stderr.startswith(b"dovetail: not up to date: ")
+    assert machine.out("get", "a", "--quiet") == "1"
+    assert machine.run("get", "a", "--online", code=OFFLINE).stdout == b""
+    assert machine.error(OFFLINE, "set", "a", "2").startswith("queued, not sent: ")
+    assert machine.error(OFFLINE, "rm", "a").startswith("queued, not sent: ")
+    assert machine.error(OFFLINE, "set", "b", "2").startswith("queued, not sent: ")
+    assert machine.error(OFFLINE, "sync").startswith("queued, not sent: ")
+    machine.out("status")
+    assert machine.out("ls", "-q") == "b\n"
+    # a machine that has never seen the server has nothing to show
+    other = Machine(tmp_path / "other", server, user)
+    for args in (["get", "a"], ["ls"], ["export"]):
+        other.error(OFFLINE, *args)
+    server.start()
+    assert server.port == port
+    machine.out("sync")
+    assert other.out("ls") == "b\n"
+
+
+# -- conflicts
+
+def test_both_have_changed_other_lines(one, two):
+    one.out("set", "a", "1\n2\n3\n")
+    two.out("get", "a")
+    two.out("set", "--offline", "a", "1\n2\nthree\n")
+    one.out("set", "a", "one\n2\n3\n")
+    done = two.run("sync")
+    assert done.stderr == b"dovetail: a has been changed elsewhere, too: merged by lines\n"
+    assert two.out("get", "a") == "one\n2\nthree\n" == one.out("get", "a")
+
+
+@pytest.mark.parametrize("rule, value", [("server", "theirs"), ("mine", "mine")])
+def test_the_rule_for_conflicts(one, two, server, user, rule, value):
+    two.account(host="127.0.0.1", port=server.port, tls="none", user=user, password="pass", conflict=rule)
+    one.out("set", "a", "base")
+    two.out("get", "a")
+    two.out("set", "--offline", "a", "mine")
+    one.out("set", "a", "theirs")
+    two.run("sync")
+    assert one.out("get", "a") == value == two.out("get", "a")
+
+
+# -- status
+
+def test_status(one, server, user):
+    before, = one.lines("status", "--json")
+    assert before["synced_at"] == "0" and before["server"] == "unknown" and before["epoch"] == 0
+    assert "never" in one.out("status")
+    one.out("set", "a", "12")
+    status, = one.lines("status", "--json")
+    assert status["server"] == "XMETASYNC" and int(status["synced_at"]) > 1.7e9 and status["epoch"] > 0
+    assert (status["account"], status["user"], status["host"]) == (one.config, user, "127.0.0.1")
+    assert status["entries"] == "1" and status["bytes"].isdigit() and status["modseq"].isdigit()
+    assert status["replica"] == "%s/default/%s@127.0.0.1.db" % (one.state, user) and os.path.exists(status["replica"])
+    assert os.stat(status["replica"]).st_mode & 0o777 == 0o600
+    assert "XMETASYNC" in one.out("status")
+    one.out("status", "--online")
+
+
+# -- export and import
+
+def test_export_and_import(one, two, server, tmp_path, user):
+    one.out("set", "text", 'a "quoted"\n\ttext\x7f')
+    one.run("set", "octets", input=b"\xff\0\x01")
+    one.out("set", "-m", "INBOX", "/shared/vendor/x", "in a mailbox")
+    one.out("set", "empty", "")
+    text = one.out("export")
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert [set(line) for line in lines] == [{"mailbox", "entry", "modseq", "value"} if "octets" not in line["entry"] else
+                                             {"mailbox", "entry", "modseq", "base64"} for line in lines]
+    assert len(lines) == 4
+    assert one.out("export", "-m", "INBOX").count("\n") == 1 and one.out("export", "text").count("\n") == 1
+    # as doveadm has it
+    theirs = [json.loads(line) for line in server.doveadm("metasync", "export", "-u", user).stdout.splitlines()]
+
+    def key(line):
+        return line["mailbox"], line["entry"]
+    for line in theirs:
+        line["modseq"] = str(line["modseq"])
+    assert sorted(theirs, key=key) == sorted(lines, key=key)
+    # into another account: by doveadm, and by dovetail
+    other = Machine(tmp_path / "other", server, user + "-b")
+    assert other.out("import", input=text) == "set: 4, removed: 0, the same: 0, of other users: 0\n"
+    assert other.out("import", input=text) == "set: 0, removed: 0, the same: 4, of other users: 0\n"
+    assert sorted((line["entry"], line.get("value"), line.get("base64")) for line in other.lines("export")) == \
+        sorted((line["entry"], line.get("value"), line.get("base64")) for line in lines)
+    path = tmp_path / "export.json"
+    path.write_text(text)
+    done = server.doveadm("metasync", "import", "-u", user + "-c", str(path))
+    assert done.returncode == 0, done.stderr
+    third = Machine(tmp_path / "third", server, user + "-c")
+    assert third.run("get", "octets").stdout == b"\xff\0\x01"
+    # and what doveadm writes, with its numbers
+    doveadm = server.doveadm("metasync", "export", "-u", user + "-c").stdout
+    assert other.out("import", input=doveadm) == "set: 0, removed: 0, the same: 4, of other users: 0\n"
+
+
+def test_import_removes_and_counts(one, two):
+    one.out("set", "a", "1")
+    lines = [{"mailbox": "", "entry": PREFIX + "a", "removed": True}, {"mailbox": "", "entry": PREFIX + "b", "removed": True},
+             {"mailbox": "", "entry": PREFIX + "c", "value": "1", "unknown": [1, {"x": None}], "removed": False},
+             {"mailbox": "", "entry": PREFIX + "c", "value": "2"}, {"user": "somebody", "mailbox": "", "entry": "/private/d", "value": ""}]
+    text = "\n".join(json.dumps(line) for line in lines) + "\n \r\n\n"
+    assert one.out("import", "--dry-run", input=text) == "7 lines are well\n"
+    assert two.out("ls") == "a\n"
+    assert one.out("import", "-", input=text) == "set: 2, removed: 1, the same: 1, of other users: 1\n"
+    assert two.out("export", "/private") == two.out("export", "c") and two.out("get", "c") == "2"
+
+
+def test_import_of_many(one, two, server, user, tmp_path):
+    lines = [json.dumps({"mailbox": "", "entry": PREFIX + "n/%d" % i, "value": "v%d" % i}) for i in range(350)]
+    (tmp_path / "lines").write_text("\n".join(lines))
+    assert one.out("import", str(tmp_path / "lines")).startswith("set: 350,")
+    assert len(two.lines("ls", "--json", "n")) == 350
+    # a set is one change of the server, and has a hundred
+    listed = server.doveadm("-f", "tab", "metasync", "list", "-u", user).stdout.splitlines()[1:]
+    assert len(listed) == 350 and len({line.split("\t")[2] for line in listed}) == 4
+
+
+GOOD = b'{"mailbox":"","entry":"/private/good","value":"1"}\n'
+
+
+@pytest.mark.parametrize("line, message", [
+    (b"nonsense", "not a JSON object"),
+    (b"[]", "not a JSON object"),
+    (b'"x"', "not a JSON object"),
+    (b"{", "not a JSON object"),
+    (b'{"mailbox":"","entry":"/private/a","value":"1"} x', "not a JSON object"),
+    (b'{"mailbox":"","entry":"/private/a","value":"\xff"}', "not a JSON object"),
+    (b'{"mailbox":"","entry":"/private/a","value":"1","value":"2"}', "not a JSON object"),
+    (b"[" * 50000, "not a JSON object"),
+    (b"\0", "not a JSON object"),
+    (b'{"entry":"/private/a","value":"1"}', '"mailbox" is missing'),
+    (b'{"mailbox":"","value":"1"}', '"entry" is missing'),
+    (b'{"mailbox":"","entry":"/private/a"}', 'one of "value", "base64" and "removed" is needed'),
+    (b'{"mailbox":"","entry":"/private/a","removed":false}', 'one of "value", "base64" and "removed" is needed'),
+    (b'{"mailbox":"","entry":"/private/a","value":"1","base64":"MQ=="}', 'one of "value", "base64" and "removed" is needed'),
+    (b'{"mailbox":"","entry":"/private/a","value":"1","removed":true}', 'one of "value", "base64" and "removed" is needed'),
+    (b'{"mailbox":"","entry":"/private/a","value":1}', "a member has a wrong type"),
+    (b'{"mailbox":"","entry":"/private/a","value":null}', "a member has a wrong type"),
+    (b'{"mailbox":1,"entry":"/private/a","value":"1"}', "a member has a wrong type"),
+    (b'{"mailbox":"","entry":["/private/a"],"value":"1"}', "a member has a wrong type"),
+    (b'{"mailbox":"","entry":"/private/a","removed":1}', "a member has a wrong type"),
+    (b'{"mailbox":"","entry":"/private/a","base64":"A"}', '"base64" is not base64'),
+    (b'{"mailbox":"","entry":"/private/a","base64":"AB=="}', '"base64" is not base64'),
+    (b'{"mailbox":"","entry":"/private/a","base64":"A==="}', '"base64" is not base64'),
+    (b'{"mailbox":"","entry":"/private/a","base64":"MQ=\xc3\xa4"}', '"base64" is not base64'),
+    (b'{"mailbox":"","entry":"short","value":"1"}', '"entry" is not below /private/ or /shared/'),
+    (b'{"mailbox":"","entry":"/private","value":"1"}', '"entry" is not below /private/ or /shared/'),
+    (b'{"mailbox":"","entry":"/private/","value":"1"}', '"entry" has an empty part'),
+    (b'{"mailbox":"","entry":"/private/a//b","value":"1"}', '"entry" has an empty part'),
+    (b'{"mailbox":"","entry":"/private/a\\u0000b","value":"1"}', '"entry" has a character that no entry has'),
+    (b'{"mailbox":"","entry":"/private/a*","value":"1"}', '"entry" has a character that no entry has'),
+    (b'{"mailbox":"","entry":"/private/' + b"x" * 1100 + b'","value":"1"}', '"entry" is longer than 1024 octets'),
+    (b'{"mailbox":"a\\u0000b","entry":"/private/a","value":"1"}', "a name has a NUL"),
+    (b'{"mailbox":"","entry":"/private/a","value":"' + b"x" * 2000 + b'"}', "the value is larger than max_value of the account"),
+    (b'{"mailbox":"","entry":"/private/a","value":"' + b"x" * 200000 + b'"}', "the line is too long"),
+], ids=lambda value: value[:40].decode(errors="replace") if isinstance(value, bytes) else "")
+def test_import_of_a_bad_line_writes_nothing(one, server, user, line, message):
+    one.account(host="127.0.0.1", port=server.port, tls="none", user=user, password="pass", max_value=1000)
+    assert one.error(USAGE, "import", input=GOOD * 3 + line + b"\n" + GOOD) == "line 4: %s; nothing has been written" % message
+    assert one.out("ls", "-eA") == ""
+
+
+def test_import_of_files_that_cannot_be_read(one, tmp_path):
+    assert "No such file" in one.error(FAILED, "import", str(tmp_path / "none"))
+    assert "not a regular file" in one.error(FAILED, "import", str(tmp_path))
+    assert "not a regular file" in one.error(FAILED, "import", "/dev/null")
+    assert one.run("import", "-m", "INBOX", code=USAGE)
+    done = one.run("import", code=FAILED, stdin=None, preexec_fn=lambda: os.close(0))
+    assert b"Bad file descriptor" in done.stderr
+    assert one.out("import", input="") == "set: 0, removed: 0, the same: 0, of other users: 0\n"
+
+
+def test_what_is_not_covered(one, server, user):
+    keys = {"host": "127.0.0.1", "port": server.port, "tls": "none", "user": user, "password": "pass"}
+    one.out("set", "/private/vendor/example/a", "1")
+    one.account(covers="account /private/vendor/dovetail", **keys)
+    assert one.error(USAGE, "get", "/private/vendor/example/a")
+    assert one.error(USAGE, "set", "/private/vendor/example/a", "2")
+    assert one.error(USAGE, "import", input='{"mailbox":"","entry":"/private/vendor/example/a","value":"2"}').startswith("line 1: ")
+    one.out("set", "--offline", "b", "1")
+    # a change that waits is not forgotten
+    one.account(covers="account /private/vendor/example", prefix="/private/vendor/example/short", **keys)
+    assert "covers" in one.error(CONFIG, "ls")
+    one.account(covers="account /private/vendor/dovetail", **keys)
+    assert one.run("sync", code=OK)
+    one.account(covers="account /private/vendor/example", prefix="/private/vendor/example", **keys)
+    assert one.out("ls") == "a\n" and one.out("get", "a") == "1"
