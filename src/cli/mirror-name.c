@@ -2,7 +2,7 @@
 
    - octets that an entry can have stay as they are;
    - a capital letter is "^" and the small letter in the entry: entries have no capitals;
-   - any other octet, and "^" and "=" themselves, is "=" and two hexadecimal digits in the entry.
+   - any other octet, and "^" and "=" themselves, and the first of ".dovetail", is "=" and two hexadecimal digits in the entry.
 
    So each file name has its entry, and no two have the same. Not each entry is made in this way: others may call theirs "..", "x=zz" or
    ".dovetail". Such a component is called "%=" and itself as a file, and only then: it is what the file name "%=x=zz" means if "x=zz" could not
@@ -28,11 +28,18 @@ static bool is_entry_component(const char *name, size_t size)
 	return size > 0 && i == size;
 }
 
+static bool is_own(const char *name, size_t size)
+{
+	return size == strlen(MIRROR_OWN) && memcmp(name, MIRROR_OWN, size) == 0;
+}
+
 /* Writes at most max octets; returns the number, or 0 if they are too few. */
 static size_t escape(const char *name, size_t size, char *to, size_t max)
 {
 	static const char hex[] = "0123456789abcdef";
 	size_t i, n = 0;
+	/* the library has its keys below entries of that name */
+	bool own = is_own(name, size);
 
 	for (i = 0; i < size; i++) {
 		unsigned char c = name[i];
@@ -42,7 +49,7 @@ static size_t escape(const char *name, size_t size, char *to, size_t max)
 		if (c >= 'A' && c <= 'Z') {
 			to[n++] = '^';
 			to[n++] = c + ('a' - 'A');
-		} else if (is_entry_octet(c) && c != '^' && c != '=') {
+		} else if (is_entry_octet(c) && c != '^' && c != '=' && !(own && i == 0)) {
 			to[n++] = c;
 		} else {
 			to[n++] = '=';
@@ -88,7 +95,7 @@ static bool is_file_name(const char *name, size_t size, bool top)
 		return false;
 	if (size == 2 && memcmp(name, MIRROR_INSIDE, 2) == 0)
 		return false;
-	return !top || size != strlen(MIRROR_OWN) || memcmp(name, MIRROR_OWN, size) != 0;
+	return !top || !is_own(name, size);
 }
 
 /* Whether the entry's component is what escape() makes of a file name, which is put to file (size octets are enough). With "%=" in front of a

@@ -60,8 +60,11 @@ static int step(struct mirror_record *record, sqlite3_stmt **stmt_r, const char 
 
 #define RUN(...) (step(record, &stmt, __VA_ARGS__) == SQLITE_DONE || fail(record))
 
-static bool number(struct mirror_record *record, int ret, sqlite3_stmt *stmt, int64_t *number_r)
+/* of the first column; *stmt is set by the step() among the arguments */
+static bool number(struct mirror_record *record, int ret, sqlite3_stmt **stmt_p, int64_t *number_r)
 {
+	sqlite3_stmt *stmt = *stmt_p;
+
 	if (ret != SQLITE_ROW)
 		return fail(record);
 	*number_r = sqlite3_column_type(stmt, 0) == SQLITE_NULL ? -1 : sqlite3_column_int64(stmt, 0);
@@ -79,7 +82,7 @@ static bool check_version(struct mirror_record *record)
 	sqlite3_stmt *stmt;
 	int64_t version;
 
-	if (!number(record, step(record, &stmt, "PRAGMA user_version", ""), stmt, &version))
+	if (!number(record, step(record, &stmt, "PRAGMA user_version", ""), &stmt, &version))
 		return false;
 	if (version <= VERSION)
 		return true;
@@ -198,7 +201,7 @@ bool mirror_record_count(struct mirror_record *record, uint64_t *count_r)
 {
 	sqlite3_stmt *stmt;
 
-	return number(record, step(record, &stmt, "SELECT count(*) FROM base", ""), stmt, (int64_t *)count_r);
+	return number(record, step(record, &stmt, "SELECT count(*) FROM base", ""), &stmt, (int64_t *)count_r);
 }
 
 /* ---- Lists ---- */
@@ -216,8 +219,8 @@ bool mirror_record_begin(struct mirror_record *record, int64_t now, uint64_t *co
 
 	return RUN("INSERT OR IGNORE INTO temp.work SELECT name FROM temp.look WHERE due <= ?1", "i", now) &&
 		RUN("DELETE FROM temp.look WHERE due <= ?1", "i", now) &&
-		number(record, step(record, &stmt, "SELECT count(*) FROM temp.work", ""), stmt, (int64_t *)count_r) &&
-		number(record, step(record, &stmt, "SELECT count(*) FROM temp.work JOIN base USING(name)", ""), stmt, (int64_t *)known_r);
+		number(record, step(record, &stmt, "SELECT count(*) FROM temp.work", ""), &stmt, (int64_t *)count_r) &&
+		number(record, step(record, &stmt, "SELECT count(*) FROM temp.work JOIN base USING(name)", ""), &stmt, (int64_t *)known_r);
 }
 
 bool mirror_record_next(struct mirror_record *record, const char *after, bool first, char name_r[MIRROR_ENTRY_MAX + 1], bool *found_r)
@@ -253,7 +256,7 @@ bool mirror_record_due(struct mirror_record *record, int64_t *due_r)
 {
 	sqlite3_stmt *stmt;
 
-	return number(record, step(record, &stmt, "SELECT min(due) FROM temp.look", ""), stmt, due_r);
+	return number(record, step(record, &stmt, "SELECT min(due) FROM temp.look", ""), &stmt, due_r);
 }
 
 /* ---- Comparing ---- */
@@ -274,7 +277,7 @@ bool mirror_record_seen_count(struct mirror_record *record, unsigned int what, u
 {
 	sqlite3_stmt *stmt;
 
-	return number(record, step(record, &stmt, "SELECT count(*) FROM temp.seen WHERE what & ?1", "i", (int64_t)what), stmt,
+	return number(record, step(record, &stmt, "SELECT count(*) FROM temp.seen WHERE what & ?1", "i", (int64_t)what), &stmt,
 		      (int64_t *)count_r);
 }
 

@@ -339,7 +339,7 @@ static bool step_decide(struct step *step, bool removals)
 	entry_is_base = is_base(step, step->has_entry, step->entry_hash);
 	if (same) {
 		step_in_step(step);
-	} else if (step_refused(step)) {
+	} else if ((file_is_base || entry_is_base) && step_refused(step)) {
 		return true;
 	} else if (file_is_base && !step->has_entry) {
 		if (!removals)
