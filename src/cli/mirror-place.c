@@ -142,7 +142,8 @@ static enum mirror_result exchange(struct mirror_dir *dir, const char *name, con
 		return rescue(dir, name, parent, leaf);
 	if (fstatat(dir->tmp_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_ino == new->st_ino && st.st_size == new->st_size &&
 	    memcmp(&st.st_mtim, &new->st_mtim, sizeof(st.st_mtim)) == 0) {
-		(void)unlinkat(dir->tmp_fd, name, 0);
+		/* not just removed: somebody may have opened it while it was there, and write to it now */
+		(void)mirror_trash_take(dir, name, path);
 		return mirror_fail(dir, MIRROR_BUSY, "it has changed");
 	}
 	return rescue(dir, name, parent, leaf);
