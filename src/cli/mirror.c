@@ -49,8 +49,27 @@ static int open_record(struct mirror *mirror, const char *folder)
 	return ret;
 }
 
+/* What waits in it is for another account or subtree; the files have it as well. */
+static int forget_replica(struct mirror *mirror, const char *folder)
+{
+	static const char *const files[] = { "replica.db", "replica.db-wal", "replica.db-shm" };
+	int ret = CLI_OK;
+	unsigned int i;
+	char *path;
+
+	for (i = 0; i < sizeof(files) / sizeof(files[0]) && ret == CLI_OK; i++) {
+		path = state_path(mirror, folder, files[i]);
+		if (path == NULL)
+			return cli_fail_memory(mirror->cli);
+		if (unlink(path) < 0 && errno != ENOENT)
+			ret = cli_fail_errno(mirror->cli, path);
+		free(path);
+	}
+	return ret;
+}
+
 /* Whether the record is of this folder and of this subtree. */
-static int check_identity(struct mirror *mirror, const char *target)
+static int check_identity(struct mirror *mirror, const char *folder, const char *target)
 {
 	char marker[MIRROR_ID_SIZE], before[2048];
 	struct mirror_record *record = &mirror->record;
@@ -67,6 +86,8 @@ static int check_identity(struct mirror *mirror, const char *target)
 		cli_error(mirror->cli, "%s is another folder than the one that was mirrored; --yes begins anew", mirror->dir.path);
 		return CLI_CONFIG;
 	}
+	if (*before != '\0' && strcmp(before, target) != 0 && forget_replica(mirror, folder) != CLI_OK)
+		return CLI_SYSTEM;
 	/* nothing was ever in step: both sides are merged, and nothing is removed */
 	if (!mirror_record_clear(record) || !mirror_record_set_meta(record, "marker", mirror->dir.id) ||
 	    !mirror_record_set_meta(record, "target", target))
@@ -115,7 +136,7 @@ static int open_folder(struct mirror *mirror, const char *folder, const char *tr
 	if (asprintf(&target, "%s at %s, %s%s%s", mirror->cli->account->server.user, mirror->cli->account->server.host, mirror->mailbox,
 		     *mirror->mailbox != '\0' ? " " : "", mirror->prefix) < 0)
 		return cli_fail_memory(mirror->cli);
-	ret = check_identity(mirror, target);
+	ret = check_identity(mirror, folder, target);
 	free(target);
 	if (ret == CLI_OK)
 		mirror_dir_clean(&mirror->dir);

@@ -236,6 +236,19 @@ def test_another_account_is_another_mirror(devices):
     assert "is the mirror of" in a.once(code=CONFIG)
 
 
+def test_other_subtree_with_yes_takes_nothing_along(devices):
+    a = devices("a")
+    a.write("x", "1")
+    a.once()
+    a.once("--subtree", "other", code=CONFIG)
+    a.once("--subtree", "other", "--yes")
+    assert a.entries() == {"x": b"1", "other/x": b"1"}
+    os.remove(a.path("x"))
+    a.write("y", "2")
+    a.once("--subtree", "other")
+    assert a.entries() == {"x": b"1", "other/y": b"2"}
+
+
 def test_conflicting_versions_are_never_overwritten(pair):
     a, b = pair
     a.write("x", "base")
@@ -610,6 +623,60 @@ def test_full_disk_is_told_and_the_rest_goes_on(devices, tmp_path):
         assert len(b.read("large")) == 400000
     finally:
         subprocess.run(["umount", b.folder], check=True)
+
+
+# ---- Options ----
+
+def test_ignore(pair):
+    a, b = pair
+    for name in ("x", "x~", ".x.swp", "#x#", "sub/build/y", "sub/z.tmp", "sub/z"):
+        a.write(name, name)
+    a.once("--ignore", "build", "--ignore", "*.tmp")
+    assert set(a.entries()) == {"x", "sub/z"}
+    b.once()
+    b.write("sub/z.tmp", "by b")
+    b.once("--all")
+    # what is ignored is neither written nor removed here
+    a.once("--ignore", "build", "--ignore", "*.tmp")
+    assert a.read("sub/z.tmp") == b"sub/z.tmp" and "sub/z.tmp" in a.entries()
+    a.once("--all")
+    b.once("--all")
+    assert len(b.files()) >= 7
+
+
+def test_trash_elsewhere(pair, tmp_path):
+    a, b = pair
+    a.write("sub/x", "1")
+    a.once()
+    b.once()
+    os.remove(a.path("sub/x"))
+    a.write("y", "2")
+    a.once()
+    b.once("--trash", str(tmp_path / "trash"))
+    assert [p.read_text() for p in (tmp_path / "trash").glob("*/sub/x")] == ["1"]
+    assert b.trash() == {}
+    assert "cannot be the folder itself" in b.once("--trash", b.folder, code=SYSTEM)
+    if os.stat("/dev/shm").st_dev != os.stat(b.folder).st_dev:
+        trash = "/dev/shm/dovetail-trash-%d" % os.getpid()
+        try:
+            assert "exchange" in b.once("--trash", trash, code=SYSTEM)
+        finally:
+            os.rmdir(trash)
+
+
+def test_json_and_verbose(pair):
+    a, b = pair
+    a.write("README", "1")
+    a.write("\udcff", "2")
+    events = [event for event in a.lines("mirror", "--once", "--json", a.folder) if event["event"] != "state"]
+    assert sorted(events, key=str) == [
+        {"event": "sent", "entry": "/private/vendor/dovetail/user/=ff"},
+        {"event": "sent", "entry": "/private/vendor/dovetail/user/^r^e^a^d^m^e", "file": "README"}]
+    assert sorted(b.out("mirror", "--once", "-v", b.folder).splitlines()) == ["written README", "written \\xff"]
+    os.remove(b.path("README"))
+    assert b.out("mirror", "--once", "-v", b.folder) == "sent removal README\n"
+    assert a.out("mirror", "--once", "-v", a.folder) == "removed README\n"
+    assert a.out("mirror", "--once", a.folder) == ""
 
 
 # ---- inotify's limits ----
