@@ -416,6 +416,11 @@ static void test_staging(void **state)
 	stage(f, BELOW "d", NULL);
 	consistent(f, "(7 4 ab)", false);
 	assert_string_equal(changed(f), " c=-;");
+	/* what nobody has asked for */
+	stage(f, BELOW "e", "1");
+	stage(f, "/private/vendor/other", "1");
+	consistent(f, "(7 5 ab)", false);
+	assert_string_equal(changed(f), " e=1;");
 	/* what the protocol does not have */
 	assert_int_equal(replica_stage_consistent(f->replica, "(0 4 ab)", 0, &reset), DOVETAIL_PROTOCOL);
 	assert_int_equal(replica_stage_consistent(f->replica, "(7 99999999999999999999 ab)", 0, &reset), DOVETAIL_PROTOCOL);
