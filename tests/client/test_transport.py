@@ -1,6 +1,6 @@
-"""The client's connections (src/client/transport*.c), by a small driver program: to a real Dovecot through TLS, proxies and people
-in the middle, and to peers that misbehave. Nothing of it depends on how fast the machine is: a peer is silent until the client has
-given up."""
+"""The client's connections (src/client/transport*.c), by a small driver program: to a real Dovecot through TLS, proxies and
+people in the middle, and to peers that misbehave. Nothing of it depends on how fast the machine is: a peer is silent until
+the client has given up."""
 
 import base64
 import hashlib
@@ -115,8 +115,8 @@ def test_imaps_is_the_default(dovecot):
 
 @pytest.mark.parametrize("kind", ["imaps", "starttls"])
 def test_certificates_are_checked(dovecot, kind, tmp_path):
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days",
-                    "2", "-subj", "/CN=localhost", "-keyout", tmp_path / "key.pem", "-out", tmp_path / "other.pem"],
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                    "-days", "2", "-subj", "/CN=localhost", "-keyout", tmp_path / "key.pem", "-out", tmp_path / "other.pem"],
                    check=True, capture_output=True)
     arguments = tls_arguments(dovecot, kind)
     fails("tls", "self-signed", **arguments)
@@ -339,7 +339,8 @@ def test_token_mechanism_not_there(make_server):
 
 @pytest.mark.parametrize("values, text", [
     ({"host": ""}, "host"), ({"host": "a/b"}, "host"), ({"host": "u@h"}, "host"), ({"host": "[::1]"}, "host"),
-    ({"host": "a b"}, "host"), ({"host": "h\r\nx"}, "host"), ({"host": "127.0.0.1:143"}, "host"), ({"host": "x:y"}, "host"),
+    ({"host": "a b"}, "host"), ({"host": "h\r\nx"}, "host"), ({"host": "127.0.0.1:143"}, "host"),
+    ({"host": "x:y"}, "host"),
     ({"user": ""}, "user"), ({"user": "a\r\nb"}, "user"), ({"password": "a\nb"}, "password"),
     ({"password": None}, "password"),
     ({"mechanism": "A B"}, "mechanism"), ({"mechanism": ""}, "mechanism"),
