@@ -171,8 +171,10 @@ def test_newest_of_many(driver):
     assert len(driver.seen("change")) == 1
 
 
-def test_partial(driver):
-    """A snapshot that is cut is resumed from its last PARTIAL mark; what came after that is dropped."""
+@pytest.mark.parametrize("live", [False, True])
+def test_partial(driver, live):
+    """A snapshot that is cut is resumed from its last PARTIAL mark; what came after that is dropped, by the same sync and by
+    the next one."""
     lines = []
     snapshot = entry(A) + entry(B) + b"* OK [XMETASYNC PARTIAL (7 2 0123456789abcdef)] Go on.\r\n" + entry(C, b'"lost"')
 
@@ -181,14 +183,22 @@ def test_partial(driver):
         if not lines:
             lines.append(connection.sync(snapshot, mark=None))
             return
-        lines.append(connection.sync(entry(B, b"NIL") + entry(C, b'"found"')))
+        lines.append(connection.sync(entry(B, b"NIL")))
         connection.rest()
     with Script(serve) as script:
-        driver.once("r", script.port, "u", status="network")
-        assert driver.list() == {}
-        driver.once("r", script.port, "u")
-    assert b"SINCE" not in lines[0] and b"SINCE (7 2 0123456789abcdef)" in lines[1]
-    assert driver.list() == {("", A): b"x", ("", C): b"found"}
+        if live:
+            driver.sync("r", script.port, "u", max_backoff=10)
+            driver.state("offline")
+            assert driver.list() == {}
+            driver.state("live")
+        else:
+            driver.once("r", script.port, "u", status="network")
+            assert driver.list() == {}
+            driver.once("r", script.port, "u")
+        assert driver.list() == {("", A): b"x"}
+        assert b"SINCE" not in lines[0] and b"SINCE (7 2 0123456789abcdef)" in lines[1]
+        if live:
+            driver("free", "r")
 
 
 # -- writes
