@@ -4,9 +4,10 @@ import argparse
 import json
 import sys
 
-from . import memory, push, report, sets, snapshot, xkey
+from . import client, memory, push, report, sets, snapshot, xkey
 
-BENCHES = {"push": push.run, "snapshot": snapshot.run, "set": sets.run, "memory": memory.run, "xkey": xkey.run}
+BENCHES = {"push": push.run, "snapshot": snapshot.run, "set": sets.run, "memory": memory.run, "xkey": xkey.run,
+           "client": client.run}
 
 
 def main():
