@@ -105,15 +105,18 @@ for each in MARKS:
 @pytest.mark.parametrize("case", BAD)
 def test_bad(driver, case):
     serve, status = BAD[case]
+    options = {"max_entries": 20000, "max_bytes": 20000000}
+    if "silence" in case:
+        options["timeout"] = 400
     with Script(serve) as script:
-        got = driver.once("r", script.port, "u", status=None, timeout=400, max_entries=20000, max_bytes=20000000)
+        got = driver.once("r", script.port, "u", status=None, **options)
         assert got["reply"] == status, got
         assert got["text"]
         if status == "limit":
             assert ("octets" if "literal" in case else "entries") in got["text"]
         assert driver.list() == {}
         # the same live: it ends, or tries again
-        driver.sync("r", script.port, "u", timeout=400, max_entries=20000, max_bytes=20000000, max_backoff=10)
+        driver.sync("r", script.port, "u", max_backoff=10, **options)
         if status in ("network", "protocol") and case not in ("BAD",):
             before = script.count
             driver.state("offline", status=status)
