@@ -22,7 +22,7 @@ def machine(server, user, tmp_path):
 
 def test_a_wrong_password(server, user, tmp_path):
     machine = Machine(tmp_path / "home", server, user, password="wrong")
-    for args in (["get", "a"], ["ls"], ["sync"], ["rm", "a"], ["export"]):
+    for args in (["get", "a"], ["sync"]):
         machine.error(LOGIN, *args)
     # what was written stays
     assert machine.error(LOGIN, "set", "a", "1").startswith("queued, not sent: ")
@@ -115,7 +115,7 @@ def test_something_else_that_listens(tmp_path):
         thread = threading.Thread(target=serve)
         thread.start()
         machine = Machine(tmp_path / "home")
-        machine.account(host="127.0.0.1", port=s.getsockname()[1], tls="none", user="u", password="p", timeout=30)
+        machine.account(host="127.0.0.1", port=s.getsockname()[1], tls="none", user="u", password="p", timeout=2)
         done = machine.run("sync", code=None)
         thread.join()
     assert done.returncode in (OFFLINE, UNSUPPORTED) and done.stderr.count(b"\n") == 1
