@@ -679,6 +679,36 @@ def test_json_and_verbose(pair):
     assert a.out("mirror", "--once", a.folder) == ""
 
 
+# ---- Encryption ----
+
+@pytest.mark.parametrize("subtree,mailbox", [("vault", None), ("vault/notes", None), ("", None), ("vault", "INBOX"), ("", "INBOX")])
+def test_encrypted_subtree(devices, server, user, subtree, mailbox):
+    """Also if only a part of it, or more than it, is mirrored; and who has no key sends nothing."""
+    a, b, c = devices("a"), devices("b"), devices("c")
+    options = (["--subtree", subtree] if subtree else []) + (["--mailbox", mailbox] if mailbox else [])
+    name = "x" if subtree else "vault/x"
+    key = a.home + "/key"
+    a.run("encrypt", "vault", "--key-file", key, "--create-key-file")
+    for device in (a, b):
+        device.run("sync")
+        device.run("unlock", "vault", "--key-file", key)
+    a.write(name, "plain secret of a")
+    a.once(*options)
+    b.once(*options)
+    assert b.files() == a.files() == {name.encode(): b"plain secret of a"}
+    b.write(name, "plain secret of b")
+    b.once(*options)
+    a.once(*options)
+    assert a.read(name) == b"plain secret of b"
+    c.write(name[:-1] + "y", "plain secret of c")
+    words = c.once(*options, code=None)
+    assert "encrypted" in words or "locked" in words, words
+    for folder, _, names in os.walk(server.home(user)):
+        for store in names:
+            with open(os.path.join(folder, store), "rb") as f:
+                assert b"plain secret" not in f.read()
+
+
 # ---- inotify's limits ----
 
 def test_lost_events_are_found_by_a_comparison(pair):
