@@ -274,7 +274,7 @@ struct dovetail_account {
 	const char *ca_file;
 	/* true: certificates are not checked. For tests. */
 	bool insecure;
-	/* for connecting and for each answer; 0: 30 s */
+	/* for connecting and for each answer; 0: 30 s. A command may take four times as long: it may have to ask the user */
 	unsigned int timeout;
 };
 
@@ -283,9 +283,11 @@ enum dovetail_state {
 	DOVETAIL_STATE_CONNECTING,
 	/* logged in, catching up */
 	DOVETAIL_STATE_SYNCING,
-	/* up to date, and told at once what changes */
+	/* Up to date, and told at once what changes. Told again with another status than OK: the server does not take writes now, they wait. */
 	DOVETAIL_STATE_LIVE,
-	/* up to date, and looking again every poll_interval: the server has no XMETASYNC */
+	/* Up to date, and looking again every poll_interval: the server has no XMETASYNC, only METADATA (RFC 5464). Such servers have no conditions:
+	   before a write the server's values are read and compared, but what somebody else writes in the moment between is overwritten. A change
+	   set over several mailboxes is not all or nothing there. */
 	DOVETAIL_STATE_POLLING,
 	/* stopped by an error that does not go away by itself */
 	DOVETAIL_STATE_FAILED
@@ -300,7 +302,7 @@ enum dovetail_notice {
 	DOVETAIL_NOTICE_REFUSED,
 	/* an encrypted value that cannot be read: locked, wrong key, damaged or moved */
 	DOVETAIL_NOTICE_UNREADABLE,
-	/* the server shows an older encrypted value than this device has seen, or hides one that it knows to exist */
+	/* the server shows an older encrypted value, or an older set of keys, than this device has seen, or hides the keys */
 	DOVETAIL_NOTICE_ROLLBACK
 };
 
@@ -310,7 +312,7 @@ struct dovetail_callbacks {
 	/* An entry has changed by others (entry->data NULL: removed). Called after all of a consistent state is in the replica, once for each
 	   entry with its newest value; entries by own writes are not told. */
 	void (*change)(void *context, const struct dovetail_entry *entry);
-	/* After the last change() of a consistent state. reset: it was a full snapshot that came in place of what was there. */
+	/* After the last change() of a consistent state; after own writes, too, when the server has taken them. reset: it was a full snapshot that came in place of what was there. */
 	void (*consistent)(void *context, bool reset);
 	/* Returns how to solve it by filling in *resolution (rule is set to the default). */
 	void (*conflict)(void *context, const struct dovetail_conflict *conflict, struct dovetail_resolution *resolution);
@@ -331,7 +333,8 @@ struct dovetail_sync_options {
 	unsigned int keepalive;
 	/* values larger than this many octets stay on the server, 0: 16 MiB */
 	size_t max_value;
-	/* the server may send this many entries and octets (names and values) in all, 0: 1,000,000 and 1 GiB; more: LIMIT */
+	/* The server may send this many entries and octets (names and values) between two consistent states, and the replica may have as many, 0:
+	   1,000,000 and 1 GiB; more: LIMIT. */
 	uint64_t max_entries, max_bytes;
 	/* a snapshot after RESET, or of a server that has become empty, that would remove more than this many entries here stops with
 	   MASS_REMOVAL and changes nothing; 0: no limit */
@@ -341,7 +344,9 @@ struct dovetail_sync_options {
 };
 
 /* Brings replica and server in step once, blocking: sends all that waits, receives a consistent state, and disconnects. stop_fd: -1, or a
-   descriptor that ends it (STOPPED) when it becomes readable. No reconnects. options and callbacks may be NULL. */
+   descriptor that ends it (STOPPED) when it becomes readable. No reconnects. Writes that the server refuses for good do not fail it, see
+   dovetail_refused_each(); if it does not take one now: REFUSED, and it waits on. BUSY: the replica is being synchronized already. options and
+   callbacks may be NULL. */
 enum dovetail_status
 dovetail_sync_once(struct dovetail *replica, const struct dovetail_account *account,
 		   const struct dovetail_sync_options *options, const struct dovetail_callbacks *callbacks, void *context, int stop_fd);
@@ -354,7 +359,8 @@ dovetail_sync_once(struct dovetail *replica, const struct dovetail_account *acco
 		if (dovetail_sync_dispatch(sync) != DOVETAIL_OK) break;
 	}
 
-   The first dispatch() connects. It never blocks on the network. The fd stays the same until the sync is freed. */
+   The first dispatch() connects. It never blocks on the network. The fd stays the same until the sync is freed. new: BUSY if another sync has
+   this replica, in this process or another. */
 struct dovetail_sync;
 enum dovetail_status
 dovetail_sync_new(struct dovetail *replica, const struct dovetail_account *account,
@@ -364,7 +370,8 @@ int dovetail_sync_fd(const struct dovetail_sync *sync);
 /* ms until dispatch() has to be called though the fd is not readable; -1: never. Ask again after each dispatch() and after each write. */
 int dovetail_sync_timeout(const struct dovetail_sync *sync);
 /* OK: go on, errors that may pass are told by the state callback and tried again. Others: it has ended (DOVETAIL_STATE_FAILED): login refused,
-   certificate wrong, not supported, replica broken, mass removal. Calling it again starts anew. */
+   certificate wrong, not supported, replica broken, mass removal, a limit, a mailbox of the parts that does not exist or may not be read
+   (REFUSED). Calling it again starts anew. */
 enum dovetail_status dovetail_sync_dispatch(struct dovetail_sync *sync);
 /* Tries now, not when the backoff or the poll interval is over: the network is back, the laptop woke up, the user asks. If connected,
    asks the server for a sign of life. */
@@ -393,17 +400,22 @@ struct dovetail_encrypt_options {
 	bool hide_names;
 };
 /* Encrypts the subtree from now on (what is in it is written anew, encrypted), with a first secret. INVALID if it, a part of it, or what it is
-   part of is encrypted already. Needs a sync that has brought a consistent state, so that two devices do not both begin. */
+   part of is encrypted already, or if the parts do not cover it in the account (""), where its keys are. BUSY: writes wait in it. Needs a sync that
+   has brought a consistent state, so that two devices do not both begin; if they do, the later one gets a notice and needs the other's secret. The
+   secret's label is "first". */
 enum dovetail_status
 dovetail_encrypt(struct dovetail *replica, const char *subtree, const struct dovetail_secret *secret,
 		 const struct dovetail_encrypt_options *options);
-/* Gives this open replica the key; for each time it is opened. *secret is not kept. LOCKED-flagged entries become readable. */
+/* Gives this open replica the key; for each time it is opened. *secret is not kept. LOCKED-flagged entries become readable.
+   NOT_FOUND: not encrypted, as far as the replica knows. LOCKED: the secret opens only writes of this device that wait since another device was
+   first to encrypt the subtree. */
 enum dovetail_status dovetail_unlock(struct dovetail *replica, const char *subtree, const struct dovetail_secret *secret);
 /* A further secret for the subtree (unlocked), with a name for it ("laptop"); removing one; the last cannot be removed. Who has removed a secret
    rotates the key, too, since it was known. */
 enum dovetail_status
 dovetail_secret_add(struct dovetail *replica, const char *subtree, const char *label, const struct dovetail_secret *secret);
 enum dovetail_status dovetail_secret_remove(struct dovetail *replica, const char *subtree, const char *label);
+/* kind: "passphrase" or "key-file". LOCKED: the subtree was never unlocked in this replica. */
 enum dovetail_status
 dovetail_secret_each(struct dovetail *replica, const char *subtree, bool (*each)(void *context, const char *label, const char *kind), void *context);
 /* A new data key for all that is written from now on, and all that is there is written anew. Wrapped for the given secrets only: others are

@@ -104,12 +104,14 @@ struct cli {
 	struct cli_account *account;
 	struct dovetail *replica;
 
-	/* private to progress.c, signals.c, sync.c, replica.c */
+	/* private to progress.c, signals.c, sync.c, replica.c, output.c */
 	struct cli_progress *progress;
 	int signal_fd, signal;
 	enum dovetail_status told;
 	char *password;
 	bool asked_key;
+	/* errno of writing to stdout */
+	int output_error;
 };
 
 /* ---- The account file (account.c, account-file.c; dovetail-account(5)) ---- */
@@ -243,6 +245,8 @@ void cli_put_json_flags(FILE *out, unsigned int flags);
 void cli_put_json_entry(FILE *out, const struct dovetail_entry *entry);
 /* The value is text for JSON: UTF-8 without NUL. */
 bool cli_is_text(const void *data, size_t size);
+/* Whether all that was printed so far could be; to be asked after what is long, so that the reason is known. */
+bool cli_output_good(struct cli *cli);
 /* Flushes stdout. CLI_SYSTEM (printed) if anything was not written, else code. */
 int cli_flush(struct cli *cli, int code);
 

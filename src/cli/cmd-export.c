@@ -28,7 +28,7 @@ int cmd_export(struct cli *cli)
 	free(name);
 	if (status != DOVETAIL_OK)
 		return cli_fail(cli, status, cli->arg_count > 0 ? cli->args[0] : NULL);
-	while (ferror(stdout) == 0 && (status = dovetail_iter_next(iter, &entry)) == DOVETAIL_OK) {
+	while (cli_output_good(cli) && (status = dovetail_iter_next(iter, &entry)) == DOVETAIL_OK) {
 		if (entry.data == NULL) {
 			/* the others are written nevertheless */
 			if (!skip)

@@ -56,5 +56,6 @@ int cmd_get(struct cli *cli)
 	} else {
 		print_value(&entry, raw);
 	}
+	cli_output_good(cli);
 	return CLI_OK;
 }

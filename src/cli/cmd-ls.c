@@ -73,7 +73,7 @@ int cmd_ls(struct cli *cli)
 	free(name);
 	if (status != DOVETAIL_OK)
 		return cli_fail(cli, status, cli->arg_count > 0 ? cli->args[0] : NULL);
-	while (ferror(stdout) == 0 && (status = dovetail_iter_next(iter, &entry)) == DOVETAIL_OK) {
+	while (cli_output_good(cli) && (status = dovetail_iter_next(iter, &entry)) == DOVETAIL_OK) {
 		put_entry(cli, &ls, &entry);
 		any = true;
 	}

@@ -13,6 +13,10 @@
 /* ms until it is tried to sync again while another process does, and between looks if inotify cannot be used */
 #define BUSY_RETRY 2000
 #define LOOK_INTERVAL 1000
+/* ms after the last event of the replica's files. SQLite makes a commit visible in shared memory, which causes no event, after it has written
+   it to the log, which does: a look between the two sees nothing. */
+#define SETTLE_FIRST 50
+#define SETTLE_LAST 1000
 
 enum { FD_SIGNAL, FD_SYNC, FD_FILES, FD_CHILD, FD_OUTPUT, FD_COUNT };
 
@@ -20,7 +24,8 @@ struct watch {
 	struct cli *cli;
 	struct watch_view *view;
 	struct watch_exec exec;
-	/* NULL: --offline */
+	struct dovetail_account server;
+	/* NULL: --offline, or another process syncs */
 	struct dovetail_sync *sync;
 	/* -1: cannot be used */
 	int files_fd;
@@ -28,8 +33,13 @@ struct watch {
 	uint64_t count, told;
 	/* a look is due */
 	bool dirty;
-	/* when to try to sync again (ms, monotonic); 0: it syncs */
+	/* when to try to sync (ms, monotonic), if another process did the last time; 0: it did not */
 	int64_t retry_at;
+	/* when to look again after an event of the files; 0: no need */
+	int64_t settle_at;
+	bool settle_last;
+	/* an exit code, of what has failed within a callback */
+	int failed;
 };
 
 static int64_t now_ms(void)
@@ -170,7 +180,7 @@ static void on_state(void *context, enum dovetail_state state, enum dovetail_sta
 	if (state == DOVETAIL_STATE_LIVE || state == DOVETAIL_STATE_POLLING) {
 		/* what has come before this state is told before it */
 		watch->dirty = true;
-		tell_all(watch);
+		watch->failed = tell_all(watch);
 	}
 	show_state(watch, names[state]);
 }
@@ -197,30 +207,28 @@ static void on_notice(void *context, enum dovetail_notice notice, const char *ma
 	cli_on_notice(watch->cli, notice, mailbox, entry, text);
 }
 
-static int sync_new(struct watch *watch)
+static enum dovetail_status sync_try(struct watch *watch)
 {
 	static const struct dovetail_callbacks callbacks = {
 		.state = on_state, .consistent = on_consistent, .progress = on_progress, .notice = on_notice
 	};
 	struct cli *cli = watch->cli;
-	struct dovetail_account server;
-	enum dovetail_status status;
-	int ret;
+	enum dovetail_status status = DOVETAIL_OK;
 
-	ret = cli_server(cli, &server);
-	if (ret != CLI_OK)
-		return ret;
-	status = dovetail_sync_new(cli->replica, &server, &cli->account->sync, &callbacks, watch, &watch->sync);
-	return status == DOVETAIL_OK ? CLI_OK : cli_fail(cli, status, NULL);
+	if (watch->sync == NULL)
+		status = dovetail_sync_new(cli->replica, &watch->server, &cli->account->sync, &callbacks, watch, &watch->sync);
+	return status == DOVETAIL_OK ? dovetail_sync_dispatch(watch->sync) : status;
 }
 
 static int sync_dispatch(struct watch *watch)
 {
 	enum dovetail_status status;
 
-	if (watch->sync == NULL || watch->retry_at > now_ms())
+	if (watch->cli->offline || watch->retry_at > now_ms())
 		return CLI_OK;
-	status = dovetail_sync_dispatch(watch->sync);
+	status = sync_try(watch);
+	if (watch->failed != CLI_OK)
+		return watch->failed;
 	if (status == DOVETAIL_OK) {
 		watch->retry_at = 0;
 		return CLI_OK;
@@ -231,6 +239,8 @@ static int sync_dispatch(struct watch *watch)
 	if (watch->retry_at == 0)
 		show_state(watch, "busy");
 	watch->retry_at = now_ms() + BUSY_RETRY;
+	dovetail_sync_free(watch->sync);
+	watch->sync = NULL;
 	return CLI_OK;
 }
 
@@ -263,26 +273,43 @@ static void files_read(struct watch *watch)
 	while ((size = read(watch->files_fd, buffer, sizeof(buffer))) > 0) {
 		for (at = 0; at < size; at += sizeof(*event) + event->len) {
 			event = (const struct inotify_event *)(buffer + at);
-			if (event->len == 0 || strncmp(event->name, base, strlen(base)) == 0)
-				watch->dirty = true;
+			if (event->len > 0 && strncmp(event->name, base, strlen(base)) != 0)
+				continue;
+			watch->dirty = true;
+			watch->settle_at = now_ms() + SETTLE_FIRST;
+			watch->settle_last = false;
 		}
 	}
 }
 
+static int sooner(int timeout, int64_t left)
+{
+	if (left < 0)
+		left = 0;
+	return timeout < 0 || timeout > left ? (int)left : timeout;
+}
+
 static int wait_timeout(const struct watch *watch)
 {
-	int64_t now = now_ms(), left;
+	int64_t now = now_ms();
 	int timeout = -1;
 
-	if (watch->sync != NULL && watch->retry_at == 0) {
+	if (watch->sync != NULL)
 		timeout = dovetail_sync_timeout(watch->sync);
-	} else if (watch->sync != NULL) {
-		left = watch->retry_at - now;
-		timeout = left > 0 ? left : 0;
-	}
-	if (watch->files_fd == -1 && (timeout < 0 || timeout > LOOK_INTERVAL))
-		timeout = LOOK_INTERVAL;
-	return timeout;
+	else if (watch->retry_at != 0)
+		timeout = sooner(timeout, watch->retry_at - now);
+	if (watch->settle_at != 0)
+		timeout = sooner(timeout, watch->settle_at - now);
+	return watch->files_fd == -1 ? sooner(timeout, LOOK_INTERVAL) : timeout;
+}
+
+static void settle(struct watch *watch)
+{
+	if (watch->settle_at == 0 || watch->settle_at > now_ms())
+		return;
+	watch->dirty = true;
+	watch->settle_at = watch->settle_last ? 0 : now_ms() + SETTLE_LAST;
+	watch->settle_last = true;
 }
 
 /* Waits, and works on what has come. An exit code; *end_r: it is over. */
@@ -290,7 +317,7 @@ static int wait_once(struct watch *watch, bool *end_r)
 {
 	struct pollfd fds[FD_COUNT] = {
 		[FD_SIGNAL] = { .fd = watch->cli->signal_fd, .events = POLLIN },
-		[FD_SYNC] = { .fd = watch->sync != NULL && watch->retry_at == 0 ? dovetail_sync_fd(watch->sync) : -1, .events = POLLIN },
+		[FD_SYNC] = { .fd = watch->sync != NULL ? dovetail_sync_fd(watch->sync) : -1, .events = POLLIN },
 		[FD_FILES] = { .fd = watch->files_fd, .events = POLLIN },
 		[FD_CHILD] = { .fd = watch->exec.pid_fd, .events = POLLIN },
 		/* a reader that has gone is an error */
@@ -314,6 +341,7 @@ static int wait_once(struct watch *watch, bool *end_r)
 		files_read(watch);
 	if (watch->files_fd == -1)
 		watch->dirty = true;
+	settle(watch);
 	return sync_dispatch(watch);
 }
 
@@ -322,13 +350,16 @@ static int watch_run(struct watch *watch)
 	bool end = false;
 	int ret;
 
+	/* asks for the password, if need be */
+	if (!watch->cli->offline && (ret = cli_server(watch->cli, &watch->server)) != CLI_OK)
+		return ret;
 	files_watch(watch);
 	if (cli_signals_begin(watch->cli) == -1)
 		return CLI_SYSTEM;
 	/* what is here already is no change */
 	watch->dirty = true;
 	ret = tell_all(watch);
-	if (ret == CLI_OK && !watch->cli->offline && (ret = sync_new(watch)) == CLI_OK)
+	if (ret == CLI_OK)
 		ret = sync_dispatch(watch);
 	while (ret == CLI_OK && !end) {
 		ret = tell_all(watch);

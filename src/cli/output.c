@@ -158,15 +158,23 @@ void cli_put_json_entry(FILE *out, const struct dovetail_entry *entry)
 	fprintf(out, ",\"modseq\":\"%llu\"", (unsigned long long)entry->modseq);
 }
 
+bool cli_output_good(struct cli *cli)
+{
+	if (ferror(stdout) != 0 && cli->output_error == 0)
+		cli->output_error = errno;
+	return ferror(stdout) == 0;
+}
+
 int cli_flush(struct cli *cli, int code)
 {
+	bool good = cli_output_good(cli);
+
 	errno = 0;
-	if (fflush(stdout) == 0 && ferror(stdout) == 0)
+	if (fflush(stdout) == 0 && good)
 		return code;
-	if (errno != 0)
-		cli_error(cli, "cannot write to standard output: %s", strerror(errno));
-	else
-		cli_error(cli, "cannot write to standard output");
+	if (cli->output_error == 0)
+		cli->output_error = errno;
+	cli_error(cli, "cannot write to standard output: %s", strerror(cli->output_error));
 	/* told once */
 	clearerr(stdout);
 	return CLI_SYSTEM;

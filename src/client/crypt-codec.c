@@ -104,13 +104,13 @@ seen_is_older(struct crypt_context *context, const char *mailbox, const char *wi
 
 	/* what we have written over it may still wait, or its answer was lost */
 	if (value->counter == seen->last && memcmp(value->device, seen->last_device, CRYPT_DEVICE_SIZE) == 0)
-		return seen->ahead && !context->catching_up && !crypt_is_pending(context, mailbox, wire);
+		return seen->ahead && !context->catching_up && !replica_is_pending(context->replica, mailbox, wire);
 	for (i = 0; i < seen->count; i++) {
 		if (memcmp(seen->devices[i].device, value->device, CRYPT_DEVICE_SIZE) == 0 && value->counter <= seen->devices[i].counter)
 			return true;
 	}
 	/* catching up: what we have written later may have been refused, and this is what is there still */
-	return own && value->counter < seen->own && !context->catching_up && !crypt_is_pending(context, mailbox, wire);
+	return own && value->counter < seen->own && !context->catching_up && !replica_is_pending(context->replica, mailbox, wire);
 }
 
 static void seen_add(struct crypt_seen *seen, const uint8_t *device, uint64_t counter)
@@ -146,6 +146,8 @@ seen_arrive(struct crypt_context *context, const struct crypt_subtree *subtree, 
 	if (status != DOVETAIL_OK)
 		return status;
 	*refused_r = seen_is_older(context, mailbox, wire, &seen, &known, value);
+	if (*refused_r && memcmp(seen.refused, hash, CRYPT_HASH_SIZE) == 0)
+		return DOVETAIL_OK;
 	if (*refused_r) {
 		crypt_tell(context, DOVETAIL_NOTICE_ROLLBACK, mailbox, value->name,
 			   "the server shows an older value than this device has seen");
@@ -155,6 +157,10 @@ seen_arrive(struct crypt_context *context, const struct crypt_subtree *subtree, 
 		put_octets(seen.last_device, value->device, CRYPT_DEVICE_SIZE);
 		seen.last = value->counter;
 		seen.ahead = false;
+		/* somebody has written over what we had written */
+		if (seen.own != 0 && memcmp(value->device, known.device, CRYPT_DEVICE_SIZE) != 0 &&
+		    !replica_is_pending(context->replica, mailbox, wire))
+			seen_add(&seen, known.device, seen.own);
 		seen_add(&seen, value->device, value->counter);
 	}
 	return crypt_seen_set(context, mailbox, wire, &seen);
@@ -183,7 +189,7 @@ static enum dovetail_status codec_removed(void *_context, const char *mailbox, c
 	if (status != DOVETAIL_OK || (seen.own == 0 && seen.last == 0))
 		return status;
 	/* from now on, what was there is old; but not what we are about to write */
-	if (seen.own != 0 && !crypt_is_pending(context, mailbox, wire))
+	if (seen.own != 0 && !replica_is_pending(context->replica, mailbox, wire))
 		seen_add(&seen, known.device, seen.own);
 	seen.last = 0;
 	return crypt_seen_set(context, mailbox, wire, &seen);
@@ -328,7 +334,7 @@ value_decode(struct crypt_context *context, const struct crypt_subtree *subtree,
 	if (!locked)
 		status = crypt_value_open(subtree->ring, wire, data, size, CRYPT_ACCEPT_LIVE, &context->value, &error);
 	context->stale = status == DOVETAIL_OK && !context->value.current;
-	if (status != DOVETAIL_OK && status != DOVETAIL_SYSTEM && !arriving && crypt_is_pending(context, mailbox, wire)) {
+	if (status != DOVETAIL_OK && status != DOVETAIL_SYSTEM && !arriving && replica_is_pending(context->replica, mailbox, wire)) {
 		status = open_pending(context, subtree, wire, data, size);
 		context->stale = true;
 		/* queued before the subtree was encrypted */
@@ -403,7 +409,7 @@ codec_decode(void *_context, const char *mailbox, const char *wire, const void *
 	}
 	subtree = crypt_subtree_find(context, wire);
 	if (context->catching_up && !arriving)
-		arriving = !crypt_is_pending(context, mailbox, wire);
+		arriving = !replica_is_pending(context->replica, mailbox, wire);
 	return value_decode(context, subtree, mailbox, wire, data, size, arriving, coded_r);
 }
 

@@ -117,8 +117,6 @@ enum dovetail_status crypt_ring_refresh(struct crypt_context *context, struct cr
 
 /* Remembers what is to be told; text is static. */
 void crypt_tell(struct crypt_context *context, enum dovetail_notice notice, const char *mailbox, const char *entry, const char *text);
-/* There is a local write on it. */
-bool crypt_is_pending(struct crypt_context *context, const char *mailbox, const char *wire);
 
 /* crypt-codec.c */
 void crypt_codec_set(struct crypt_context *context);

@@ -45,6 +45,7 @@ static bool value_copy(sqlite3_stmt *stmt, int kind, int column, struct replica_
 	if (value_r->data == NULL)
 		return false;
 	memcpy((void *)value_r->data, value.data, value.size);
+	((char *)value_r->data)[value.size] = '\0';
 	return true;
 }
 
@@ -122,7 +123,7 @@ enum dovetail_status replica_set_load(struct dovetail *replica, int64_t id, stru
 struct plain {
 	void *data;
 	size_t size;
-	bool unknown, hidden;
+	bool unknown;
 };
 
 static enum dovetail_status plain_get(struct dovetail *replica, const struct replica_item *item, const struct replica_value *value,
@@ -137,7 +138,6 @@ static enum dovetail_status plain_get(struct dovetail *replica, const struct rep
 		return status;
 	if ((coded.flags & DOVETAIL_ENTRY_LOCKED) != 0)
 		return DOVETAIL_LOCKED;
-	plain_r->hidden = coded.hidden;
 	plain_r->unknown = value->kind != REPLICA_REMOVED && coded.data == NULL;
 	if (coded.data == NULL)
 		return DOVETAIL_OK;
@@ -182,6 +182,7 @@ item_set(struct dovetail *replica, struct replica_item *item, const void *data, 
 			return replica_no_memory(replica);
 		if (value.size > 0)
 			memcpy(memory, value.data, value.size);
+		((char *)memory)[value.size] = '\0';
 		value.data = memory;
 	}
 	free((void *)item->mine.data);
@@ -251,17 +252,6 @@ item_conflict(struct dovetail *replica, struct replica_item *item, enum dovetail
 	return apply_rule(replica, item, &conflict, &resolution, theirs);
 }
 
-/* Nothing of the user's: the codec knows. */
-static enum dovetail_status hidden_solve(struct dovetail *replica, struct replica_item *item)
-{
-	const struct replica_codec *codec = &replica->codec;
-
-	item->dropped = !replica->has_codec || codec->conflict == NULL ||
-		!codec->conflict(codec->context, item->mailbox, item->wire, item->mine.data, item->mine.size, item->theirs.data,
-				 item->theirs.size);
-	return DOVETAIL_OK;
-}
-
 static enum dovetail_status
 item_solve(struct dovetail *replica, struct replica_item *item, enum dovetail_rule rule, replica_resolve_t *resolve, void *context)
 {
@@ -269,8 +259,11 @@ item_solve(struct dovetail *replica, struct replica_item *item, enum dovetail_ru
 	enum dovetail_status status;
 
 	item->rebased = true;
-	if (item->hidden)
-		return hidden_solve(replica, item);
+	/* Keys: what is there stays; the codec looks at it and writes again */
+	if (item->hidden) {
+		item->dropped = true;
+		return DOVETAIL_OK;
+	}
 	memset(&base, 0, sizeof(base));
 	memset(&mine, 0, sizeof(mine));
 	memset(&theirs, 0, sizeof(theirs));
@@ -280,8 +273,7 @@ item_solve(struct dovetail *replica, struct replica_item *item, enum dovetail_ru
 	if (status == DOVETAIL_OK)
 		status = plain_get(replica, item, &item->base, &base);
 	if (status == DOVETAIL_OK) {
-		/* Keys: what is there stays */
-		if (plain_same(&mine, &theirs) || mine.hidden)
+		if (plain_same(&mine, &theirs))
 			item->dropped = true;
 		/* Only written in another way: no conflict */
 		else if (!plain_same(&base, &theirs))
@@ -312,6 +304,31 @@ replica_solve(struct dovetail *replica, struct replica_set_memory *set, enum dov
 			status = item_solve(replica, item, rule, resolve, context);
 		if (item->rebased)
 			*changed_r = true;
+	}
+	return status;
+}
+
+enum dovetail_status replica_set_encode_again(struct dovetail *replica, struct replica_set_memory *set, bool *changed_r)
+{
+	enum dovetail_status status = DOVETAIL_OK;
+	struct plain mine;
+	size_t i;
+
+	for (i = 0; i < set->count && status == DOVETAIL_OK; i++) {
+		struct replica_item *item = &set->items[i];
+		bool changed = item->changed;
+
+		if (item->dropped || item->mine.kind != REPLICA_VALUE || !replica_covered(replica, item->wire))
+			continue;
+		memset(&mine, 0, sizeof(mine));
+		status = plain_get(replica, item, &item->mine, &mine);
+		if (status == DOVETAIL_OK && mine.data != NULL)
+			status = item_set(replica, item, mine.data, mine.size);
+		if (status == DOVETAIL_OK && mine.data != NULL)
+			item->rebased = *changed_r = true;
+		/* the user sees the same */
+		item->changed = changed;
+		free(mine.data);
 	}
 	return status;
 }

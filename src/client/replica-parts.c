@@ -122,7 +122,7 @@ enum dovetail_status replica_parts_load(struct dovetail *replica)
 }
 
 /* The server's hierarchy separator is not known here; '/', '.' and '\' are those in use. */
-static bool below_mailbox(const char *mailbox, const char *parent)
+bool replica_mailbox_is_below(const char *mailbox, const char *parent)
 {
 	size_t size = strlen(parent);
 
@@ -140,7 +140,7 @@ bool replica_parts_cover(const struct dovetail *replica, const char *mailbox, co
 		if (strncmp(name, part->entry, size) != 0 || (name[size] != '\0' && name[size] != '/'))
 			continue;
 		if (part->scope == DOVETAIL_SCOPE_MAILBOX ? strcmp(mailbox, part->mailbox) == 0 :
-		    part->scope == DOVETAIL_SCOPE_PERSONAL ? *mailbox != '\0' : below_mailbox(mailbox, part->mailbox))
+		    part->scope == DOVETAIL_SCOPE_PERSONAL ? *mailbox != '\0' : replica_mailbox_is_below(mailbox, part->mailbox))
 			return true;
 	}
 	return false;

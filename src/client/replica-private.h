@@ -13,6 +13,7 @@
    replica-refused.c  what the server refused
    replica-stage.c    what comes from the server
    replica-queue.c    what goes to the server
+   replica-encode.c   what waits, encoded anew
    replica-conflict.c a set of the queue against the server's values
 
    The tables (replica-open.c has the columns): "entry" has the server's value of each entry and, in write_id, the last waiting write on it;
@@ -77,6 +78,9 @@ struct dovetail {
 	struct dovetail_part *parts;
 	size_t parts_count;
 	struct replica_set_memory *set;
+
+	/* temp.changed.id of the last one that was told */
+	int64_t changed_id;
 
 	struct replica_holder got, got_raw, changed, mark, local, refused;
 };
@@ -150,7 +154,6 @@ void replica_wake(struct dovetail *replica);
 
 /* -- replica-parts.c */
 enum dovetail_status replica_parts_load(struct dovetail *replica);
-bool replica_parts_cover(const struct dovetail *replica, const char *mailbox, const char *name);
 void replica_parts_free(struct dovetail *replica);
 
 /* -- replica-read.c */
@@ -199,6 +202,9 @@ enum dovetail_status replica_set_load(struct dovetail *replica, int64_t id, stru
 enum dovetail_status
 replica_solve(struct dovetail *replica, struct replica_set_memory *set, enum dovetail_rule rule, replica_resolve_t *resolve,
 	      void *context, bool *changed_r);
+/* A set that is given out, for the first time or again on a newer state. Encrypted values are encoded anew, so that they are numbered in the order in which they
+   go out: one that has been on the server meanwhile, and comes again, would look like an old one to others. LOCKED (without a text). */
+enum dovetail_status replica_set_encode_again(struct dovetail *replica, struct replica_set_memory *set, bool *changed_r);
 /* "(epoch modseq" and what follows. false: not that. */
 bool replica_position_parse(const char *text, uint32_t *epoch_r, uint64_t *modseq_r);
 

@@ -16,6 +16,14 @@ uint64_t replica_queue_count(struct dovetail *replica)
 	return replica_number(replica, "read the queue", &count, "SELECT count(*) FROM change_set", "") == DOVETAIL_OK ? count : 0;
 }
 
+bool replica_is_pending(struct dovetail *replica, const char *mailbox, const char *wire_name)
+{
+	int64_t pending;
+
+	return replica_number(replica, "read the queue", &pending, "SELECT EXISTS(SELECT 1 FROM entry WHERE mailbox = ?1 AND wire = ?2"
+			      " AND write_id IS NOT NULL)", "tt", mailbox, wire_name) == DOVETAIL_OK && pending != 0;
+}
+
 /* -- the next set */
 
 /* Given again as it is, "" or a position in condition_r; false: only after the next marker. */
@@ -148,7 +156,7 @@ static bool set_may_go(const struct dovetail *replica, const struct replica_set_
 {
 	size_t i;
 
-	if (set->flight != 0 || !replica->has_codec || replica->codec.may_send == NULL)
+	if (set->flight == 1 || !replica->has_codec || replica->codec.may_send == NULL)
 		return true;
 	for (i = 0; i < set->count; i++) {
 		const struct replica_item *item = &set->items[i];
@@ -182,6 +190,15 @@ set_prepare(struct dovetail *replica, struct replica_set_memory *set, const stru
 	*next_r = NEXT_WAIT;
 	if (!set_condition(set, meta, condition, sizeof(condition)))
 		return DOVETAIL_OK;
+	if (set->flight == 0 || strcmp(set->condition, condition) != 0) {
+		status = replica_set_encode_again(replica, set, &changed);
+		if (status == DOVETAIL_LOCKED && set->flight != 0) {
+			*next_r = NEXT_SKIP;
+			return DOVETAIL_OK;
+		}
+		if (status != DOVETAIL_OK && status != DOVETAIL_LOCKED)
+			return status;
+	}
 	*next_r = NEXT_GIVE;
 	if (!changed && set->flight == 1 && strcmp(set->condition, condition) == 0)
 		return DOVETAIL_OK;
@@ -240,13 +257,13 @@ set_candidate(struct dovetail *replica, int64_t after, struct replica_meta *meta
 }
 
 enum dovetail_status
-replica_queue_next(struct dovetail *replica, enum dovetail_rule rule, replica_resolve_t *resolve, void *context, struct replica_set *set_r)
+replica_queue_next(struct dovetail *replica, int64_t after, enum dovetail_rule rule, replica_resolve_t *resolve, void *context,
+		   struct replica_set *set_r)
 {
 	struct replica_set_memory *set;
 	struct replica_meta meta;
 	enum dovetail_status status;
 	enum next next = NEXT_WAIT;
-	int64_t after = 0;
 
 	for (;;) {
 		status = set_candidate(replica, after, &meta, &set);

@@ -218,7 +218,8 @@ enum dovetail_status replica_stage_drop(struct dovetail *replica)
 
 enum dovetail_status replica_changed(struct dovetail *replica, const char *mailbox, const char *name)
 {
-	return replica_run(replica, "note a change", "INSERT OR IGNORE INTO temp.changed(mailbox, name) VALUES(?1, ?2)", "tt", mailbox,
+	/* REPLACE: one that was told already, and has changed again, is told again */
+	return replica_run(replica, "note a change", "INSERT OR REPLACE INTO temp.changed(mailbox, name) VALUES(?1, ?2)", "tt", mailbox,
 			   name);
 }
 
@@ -253,8 +254,16 @@ enum dovetail_status replica_changed_next(struct dovetail *replica, struct dovet
 	sqlite3_stmt *stmt;
 	int64_t id;
 
-	stmt = replica_query(replica, "SELECT id, mailbox, name FROM temp.changed ORDER BY id LIMIT 1", "");
+	stmt = replica_query(replica, "SELECT id, mailbox, name FROM temp.changed WHERE id > ?1 ORDER BY id LIMIT 1", "i",
+			     replica->changed_id);
 	status = replica_step(replica, stmt, "read changes");
+	if (status == DOVETAIL_NOT_FOUND && replica->changed_id > 0) {
+		/* All at once is cheaper than one by one */
+		status = replica_run(replica, "read changes", "DELETE FROM temp.changed", "");
+		if (status == DOVETAIL_OK)
+			replica->changed_id = 0;
+		status = status == DOVETAIL_OK ? DOVETAIL_NOT_FOUND : status;
+	}
 	if (status == DOVETAIL_NOT_FOUND)
 		return replica_fail(replica, status, "no more changes");
 	if (status != DOVETAIL_OK)
@@ -263,7 +272,7 @@ enum dovetail_status replica_changed_next(struct dovetail *replica, struct dovet
 	status = changed_show(replica, (const char *)sqlite3_column_text(stmt, 1), (const char *)sqlite3_column_text(stmt, 2), entry_r);
 	(void)sqlite3_reset(stmt);
 	if (status == DOVETAIL_OK)
-		status = replica_run(replica, "read changes", "DELETE FROM temp.changed WHERE id = ?1", "i", id);
+		replica->changed_id = id;
 	return status;
 }
 

@@ -363,7 +363,7 @@ static enum dovetail_status set_find(struct dovetail_changes *changes, int64_t *
 	return DOVETAIL_OK;
 }
 
-/* It writes again what was there: no need to. */
+/* It writes again what was there, and is there still (what others have written meanwhile is for the rule): no need to. */
 static enum dovetail_status set_drop_if_idle(struct dovetail_changes *changes, int64_t set)
 {
 	struct dovetail *replica = changes->replica;
@@ -372,7 +372,8 @@ static enum dovetail_status set_drop_if_idle(struct dovetail_changes *changes, i
 	size_t i;
 
 	status = replica_number(replica, "write", &left,
-		"SELECT count(*) FROM write WHERE set_id = ?1 AND NOT (kind = base_kind AND value IS base)", "i", set);
+		"SELECT count(*) FROM write w JOIN entry e ON e.id = w.entry_id WHERE w.set_id = ?1"
+		" AND NOT (w.kind = w.base_kind AND w.value IS w.base AND w.kind = e.kind AND w.value IS e.value)", "i", set);
 	if (status != DOVETAIL_OK || left > 0)
 		return status;
 	status = replica_run(replica, "write", "DELETE FROM write WHERE set_id = ?1", "i", set);

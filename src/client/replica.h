@@ -26,6 +26,10 @@ void replica_sync_fd_clear(struct dovetail *replica);
    this function. dovetail_set_parts() forgets both. */
 enum dovetail_status replica_get_mark(struct dovetail *replica, const char **mark_r, const char **partial_r);
 
+/* Is the entry in one of the parts? The mailbox the other one, or below it? Names in UTF-8, INBOX and entries as they are kept: in one case of letters. */
+bool replica_parts_cover(const struct dovetail *replica, const char *mailbox, const char *name);
+bool replica_mailbox_is_below(const char *mailbox, const char *parent);
+
 /* ---- What comes ---- Staged on disk in bounded memory, seen by nobody until consistent(). */
 enum replica_kind { REPLICA_VALUE, REPLICA_REMOVED, REPLICA_NOT_HERE };
 /* A full snapshot begins (RESET, or the first sync): entries that it does not bring are gone at its marker. What was staged is dropped. */
@@ -51,7 +55,7 @@ enum dovetail_status replica_changed_next(struct dovetail *replica, struct dovet
    one entry alone and was never given out; else a set of its own follows. */
 struct replica_write {
 	const char *mailbox, *name;
-	/* NULL: remove */
+	/* NULL: remove; else a NUL follows */
 	const void *data;
 	size_t size;
 };
@@ -63,7 +67,9 @@ struct replica_set {
 	const char *unchanged_since;
 };
 typedef void replica_resolve_t(void *context, const struct dovetail_conflict *conflict, struct dovetail_resolution *resolution);
-/* The next set to send, with values and condition as on the wire. Marks it as in flight, durably: until done(), modified() or refused() is told for
+/* after: 0, or the id of a set that was given and is not answered: the next one behind it, to be sent without waiting; never one with an entry
+   that a set before it has.
+   The next set to send, with values and condition as on the wire. Marks it as in flight, durably: until done(), modified() or refused() is told for
    it, it is given again with the same values and condition (again(), a crash), unless the consistent state that must come in between shows that it
    was committed (then it is done without being sent), or that others have changed its entries: then this is a conflict.
    Conflicts (the server's value is neither the base of mine nor mine) are solved here: by resolve (may be NULL; called outside of transactions, may
@@ -71,7 +77,8 @@ typedef void replica_resolve_t(void *context, const struct dovetail_conflict *co
    NOT_FOUND: nothing to send now. If replica_queue_count() is not 0 then, a consistent state is needed first (always after sync_begin(), again(),
    modified() and dovetail_set_parts()), or the conflict is in an encrypted subtree that is locked. Valid until the next call of this function. */
 enum dovetail_status
-replica_queue_next(struct dovetail *replica, enum dovetail_rule rule, replica_resolve_t *resolve, void *context, struct replica_set *set_r);
+replica_queue_next(struct dovetail *replica, int64_t after, enum dovetail_rule rule, replica_resolve_t *resolve, void *context,
+		   struct replica_set *set_r);
 /* Committed at pos, "(epoch modseq)" ("" for fallback): out of the queue, the values are the server's now. */
 enum dovetail_status replica_queue_done(struct dovetail *replica, int64_t id, const char *pos);
 /* MODIFIED: theirs[] are the server's values (by METADATA before the NO). If each is what the set writes, that is a lost acknowledgement: as done().
@@ -88,6 +95,8 @@ replica_queue_modified(struct dovetail *replica, int64_t id, const char *pos, co
 enum dovetail_status replica_queue_refused(struct dovetail *replica, int64_t id, const char *reason);
 /* Not answered (also: connection lost while in flight), or [XMETASET RESET]: given again after the next consistent state. */
 enum dovetail_status replica_queue_again(struct dovetail *replica, int64_t id);
+/* Encodes anew, where they wait, all writes that the codec says may not be sent as they are; those that are locked stay. */
+enum dovetail_status replica_queue_encode_again(struct dovetail *replica);
 /* Sets that wait, the one in flight included. */
 uint64_t replica_queue_count(struct dovetail *replica);
 
@@ -110,7 +119,7 @@ struct replica_coded {
 	/* decode: the user does not see this entry at all (keys). In a conflict what is on the server stays: the codec looks at it and writes again. */
 	bool hidden;
 };
-/* Results are the codec's and valid until its next call. Callbacks may call replica_local_*(), replica_get_raw() and replica_fail(), nothing else. */
+/* Results are the codec's and valid until its next call. Callbacks may call replica_local_*(), replica_get_raw(), replica_is_pending() and replica_fail(), nothing else. */
 struct replica_codec {
 	void *context;
 	/* Whether the (user's or wire's) name is in an encrypted subtree; all else passes unchanged. */
@@ -125,15 +134,12 @@ struct replica_codec {
 				       struct replica_coded *coded_r);
 	/* Called in the transaction when a removal arrives, or a snapshot does not have what was there. May be NULL. */
 	enum dovetail_status (*removed)(void *context, const char *mailbox, const char *wire_name);
-	/* Both sides have changed a hidden entry (data NULL: removed): true: mine is written over theirs. May be NULL: theirs stays. */
-	bool (*conflict)(void *context, const char *mailbox, const char *wire_name, const void *mine, size_t mine_size,
-			 const void *theirs, size_t theirs_size);
 	/* Before a write that was never sent goes out: may it, as it is? false: its set waits, others go. data NULL: a removal. May be NULL. */
 	bool (*may_send)(void *context, const char *mailbox, const char *wire_name, const void *data, size_t size);
 	/* With dovetail_close(), before the file is closed. May be NULL. */
 	void (*free)(void *context);
 };
-/* Copied. NULL: none. Neither calls decoded_again(). */
+/* Copied; the one before is freed, NULL: only that. Does not call replica_decode_again(). */
 void replica_set_codec(struct dovetail *replica, const struct replica_codec *codec);
 /* The context of the codec; NULL: none. */
 void *replica_get_codec_context(const struct dovetail *replica);
@@ -142,6 +148,9 @@ void *replica_get_codec_context(const struct dovetail *replica);
 enum dovetail_status replica_decode_again(struct dovetail *replica, const char *subtree, bool tell);
 /* The entry as on the wire, by its wire name, with local writes. Valid until the next call of this function. */
 enum dovetail_status replica_get_raw(struct dovetail *replica, const char *mailbox, const char *wire_name, struct dovetail_entry *entry_r);
+bool replica_is_readonly(const struct dovetail *replica);
+/* Is there a write on it, or a removal, that waits? false on failure, too. */
+bool replica_is_pending(struct dovetail *replica, const char *mailbox, const char *wire_name);
 /* dovetail_iter_open() for entries as on the wire, hidden ones too; in the order of the users' names. */
 enum dovetail_status
 replica_iter_open_raw(struct dovetail *replica, const char *mailbox, const char *name, bool values, struct dovetail_iter **iter_r);

@@ -8,7 +8,7 @@
 
 #include "sync-private.h"
 
-/* longer values, and those of other octets, are literals */
+/* Longer strings, and those of other octets, are literals: a line has to stay below the server's limit (Dovecot: 64 KiB). */
 #define QUOTED_MAX 200
 /* RFC 7888: all that LITERAL- allows without waiting */
 #define LITERAL_MINUS_MAX 4096
@@ -67,31 +67,7 @@ void sync_command_text(struct sync_writer *writer, const char *text)
 		writer->failed = true;
 }
 
-void sync_command_quoted(struct sync_writer *writer, const char *text)
-{
-	if (writer == NULL || writer->failed)
-		return;
-	putc('"', writer->out);
-	for (; *text != '\0'; text++) {
-		if (*text == '"' || *text == '\\')
-			putc('\\', writer->out);
-		putc(*text, writer->out);
-	}
-	putc('"', writer->out);
-}
-
-void sync_command_mailbox(struct sync_writer *writer, const char *mailbox)
-{
-	char *wire = sync_mailbox_encode(mailbox);
-
-	if (wire != NULL)
-		sync_command_quoted(writer, wire);
-	else if (writer != NULL)
-		writer->failed = true;
-	free(wire);
-}
-
-static bool value_is_quotable(const unsigned char *data, size_t size)
+static bool is_quotable(const unsigned char *data, size_t size)
 {
 	size_t i;
 
@@ -121,31 +97,56 @@ static void writer_stop(struct sync_writer *writer)
 	stops[command->stop_count++] = command->size;
 }
 
+static void writer_quoted(struct sync_writer *writer, const char *data, size_t size)
+{
+	size_t i;
+
+	putc('"', writer->out);
+	for (i = 0; i < size; i++) {
+		if (data[i] == '"' || data[i] == '\\')
+			putc('\\', writer->out);
+		putc(data[i], writer->out);
+	}
+	putc('"', writer->out);
+}
+
+static void writer_literal(struct sync_writer *writer, const void *data, size_t size)
+{
+	bool wait = !writer->sync->literal_plus && !(writer->sync->literal_minus && size <= LITERAL_MINUS_MAX);
+
+	fprintf(writer->out, "%s{%zu%s}\r\n", memchr(data, '\0', size) != NULL ? "~" : "", size, wait ? "" : "+");
+	if (wait)
+		writer_stop(writer);
+	if (!writer->failed)
+		fwrite(data, 1, size, writer->out);
+}
+
 void sync_command_value(struct sync_writer *writer, const void *data, size_t size)
 {
-	const char *text = data;
-	size_t i;
-	bool wait;
-
 	if (writer == NULL || writer->failed)
 		return;
-	if (data == NULL) {
+	if (data == NULL)
 		sync_command_text(writer, "NIL");
-	} else if (value_is_quotable(data, size)) {
-		putc('"', writer->out);
-		for (i = 0; i < size; i++) {
-			if (text[i] == '"' || text[i] == '\\')
-				putc('\\', writer->out);
-			putc(text[i], writer->out);
-		}
-		putc('"', writer->out);
-	} else {
-		wait = !writer->sync->literal_plus && !(writer->sync->literal_minus && size <= LITERAL_MINUS_MAX);
-		fprintf(writer->out, "%s{%zu%s}\r\n", memchr(data, '\0', size) != NULL ? "~" : "", size, wait ? "" : "+");
-		if (wait)
-			writer_stop(writer);
-		fwrite(data, 1, size, writer->out);
-	}
+	else if (is_quotable(data, size))
+		writer_quoted(writer, data, size);
+	else
+		writer_literal(writer, data, size);
+}
+
+void sync_command_name(struct sync_writer *writer, const char *name)
+{
+	sync_command_value(writer, name, strlen(name));
+}
+
+void sync_command_mailbox(struct sync_writer *writer, const char *mailbox)
+{
+	char *wire = sync_mailbox_encode(mailbox);
+
+	if (wire != NULL)
+		sync_command_name(writer, wire);
+	else if (writer != NULL)
+		writer->failed = true;
+	free(wire);
 }
 
 void sync_command_set(struct sync_writer *writer, const struct replica_set *set)

@@ -1,8 +1,8 @@
 /* Servers that have METADATA (RFC 5464), but not XMETASYNC: everything is read again now and then, and compared with what is here. Called by
    sync.c and sync-receive.c.
 
-   A look: LIST, if parts are about more than named mailboxes; GETMETADATA (DEPTH infinity) for each part and mailbox; what comes is a
-   snapshot. It is not one moment's state: what changes meanwhile is seen by the next look.
+   A look: LIST, if parts are about mailboxes; GETMETADATA (DEPTH infinity) for each part and mailbox that there is; what comes is a snapshot.
+   It is not one moment's state: what changes meanwhile is seen by the next look.
    A write: GETMETADATA of the set's entries, which is compared with what is here as any change by others, then at once SETMETADATA, one for
    each mailbox. What somebody else writes between these two is overwritten: such servers have no conditions. A set over several mailboxes
    can be half there if the server refuses a part of it. */
@@ -77,29 +77,52 @@ static void forget_mailboxes(struct sync_fallback *fallback)
 	fallback->mailbox_count = fallback->mailbox_alloc = fallback->mailbox_bytes = 0;
 }
 
+static bool is_of_part(const struct dovetail_part *part, const char *mailbox)
+{
+	switch (part->scope) {
+	case DOVETAIL_SCOPE_MAILBOX:
+		return strcmp(mailbox, part->mailbox) == 0;
+	case DOVETAIL_SCOPE_PERSONAL:
+		return true;
+	case DOVETAIL_SCOPE_SUBTREE:
+		return replica_mailbox_is_below(mailbox, part->mailbox);
+	}
+	return false;
+}
+
+static bool is_of_account(const struct dovetail_part *part)
+{
+	return part->scope == DOVETAIL_SCOPE_MAILBOX && *part->mailbox == '\0';
+}
+
 /* The next mailbox and entry to look at; false: there are no more. */
 static bool next_look(struct sync_fallback *fallback, const struct dovetail_part *parts, size_t count, const char **mailbox_r,
-		      const char **entry_r, bool *found_r)
+		      const char **entry_r)
 {
 	const struct dovetail_part *part;
 
 	for (; fallback->part < count; fallback->part++, fallback->mailbox = 0) {
 		part = &parts[fallback->part];
 		*entry_r = part->entry;
-		*found_r = part->scope != DOVETAIL_SCOPE_MAILBOX;
-		if (!*found_r) {
+		if (is_of_account(part)) {
 			if (fallback->mailbox++ > 0)
 				continue;
-			*mailbox_r = part->mailbox;
+			*mailbox_r = "";
 			return true;
 		}
 		while (fallback->mailbox < fallback->mailbox_count) {
 			*mailbox_r = fallback->mailboxes[fallback->mailbox++];
-			if (part->scope == DOVETAIL_SCOPE_PERSONAL || sync_mailbox_is_below(*mailbox_r, part->mailbox))
+			if (is_of_part(part, *mailbox_r))
 				return true;
 		}
 	}
 	return false;
+}
+
+/* Plain METADATA servers often say no more than NO (Dovecot: "NO Mailbox doesn't exist"): what may pass has a code (RFC 5530). */
+static enum sync_answer fallback_answer(const struct response_status *status)
+{
+	return status->cond == RESPONSE_NO && *status->code == '\0' ? SYNC_ANSWER_REFUSED : sync_answer(status);
 }
 
 /* ---- A look ---- */
@@ -122,24 +145,20 @@ static void look_on(struct dovetail_sync *sync)
 	const struct dovetail_part *parts;
 	const char *mailbox, *entry;
 	struct sync_writer *writer;
-	struct sync_command *command;
 	size_t count;
-	bool found;
 
 	if (!sync_replica_ok(sync, dovetail_get_parts(sync->replica, &parts, &count)))
 		return;
 	while (sync->failure == DOVETAIL_OK && fallback->waiting < LOOKS_MAX &&
-	       next_look(fallback, parts, count, &mailbox, &entry, &found)) {
+	       next_look(fallback, parts, count, &mailbox, &entry)) {
 		writer = sync_command_begin(sync, SYNC_LOOK, "");
 		sync_command_text(writer, " GETMETADATA (DEPTH infinity) ");
 		sync_command_mailbox(writer, mailbox);
 		sync_command_text(writer, " (");
-		sync_command_quoted(writer, entry);
+		sync_command_name(writer, entry);
 		sync_command_text(writer, ")");
-		command = sync_command_end(sync, writer);
-		if (command == NULL)
+		if (sync_command_end(sync, writer) == NULL)
 			return;
-		command->found = found;
 		fallback->waiting++;
 	}
 	if (sync->failure == DOVETAIL_OK && fallback->waiting == 0)
@@ -151,16 +170,14 @@ static void look_begins(struct dovetail_sync *sync)
 	const struct dovetail_part *parts;
 	struct sync_writer *writer;
 	size_t count, i;
-	bool list = false, mailboxes = false;
+	bool list = false;
 
 	if (!sync_replica_ok(sync, dovetail_get_parts(sync->replica, &parts, &count)) ||
 	    !sync_replica_ok(sync, replica_stage_snapshot(sync->replica)))
 		return;
-	for (i = 0; i < count; i++) {
-		list = list || parts[i].scope != DOVETAIL_SCOPE_MAILBOX;
-		mailboxes = mailboxes || parts[i].scope != DOVETAIL_SCOPE_MAILBOX || *parts[i].mailbox != '\0';
-	}
-	if (mailboxes && !sync->has_metadata) {
+	for (i = 0; i < count; i++)
+		list = list || !is_of_account(&parts[i]);
+	if (list && !sync->has_metadata) {
 		sync_fail(sync, DOVETAIL_UNSUPPORTED, true, "The server has entries of the account (METADATA-SERVER), but not of mailboxes");
 		return;
 	}
@@ -230,7 +247,7 @@ static void send_compare(struct dovetail_sync *sync, const struct replica_set *p
 	sync_command_mailbox(writer, part->writes[0].mailbox);
 	for (i = 0; i < part->count; i++) {
 		sync_command_text(writer, i == 0 ? " (" : " ");
-		sync_command_quoted(writer, part->writes[i].name);
+		sync_command_name(writer, part->writes[i].name);
 	}
 	sync_command_text(writer, ")");
 	if (sync_command_end(sync, writer) != NULL)
@@ -247,7 +264,7 @@ static void send_setmetadata(struct dovetail_sync *sync, const struct replica_se
 	sync_command_mailbox(writer, part->writes[0].mailbox);
 	for (i = 0; i < part->count; i++) {
 		sync_command_text(writer, i == 0 ? " (" : " ");
-		sync_command_quoted(writer, part->writes[i].name);
+		sync_command_name(writer, part->writes[i].name);
 		sync_command_text(writer, " ");
 		sync_command_value(writer, part->writes[i].data, part->writes[i].size);
 	}
@@ -263,7 +280,7 @@ static void compare_begins(struct dovetail_sync *sync)
 	struct replica_set set, part;
 	size_t i = 0;
 
-	status = sync_queue_next(sync, &set);
+	status = sync_queue_next(sync, 0, &set);
 	if (status == DOVETAIL_NOT_FOUND) {
 		if (sync_tell_changes(sync))
 			sync_write_stuck(sync);
@@ -291,7 +308,7 @@ static void write_begins(struct dovetail_sync *sync)
 	sync->fallback.step = SYNC_FALLBACK_REST;
 	if (!sync_apply(sync, ""))
 		return;
-	status = sync_queue_next(sync, &set);
+	status = sync_queue_next(sync, 0, &set);
 	if (status == DOVETAIL_NOT_FOUND) {
 		sync_tell_changes(sync);
 		return;
@@ -313,7 +330,7 @@ static bool compare_answered(struct dovetail_sync *sync, struct sync_command *co
 	const struct sync_theirs *theirs;
 	size_t i;
 
-	if (sync_answer(status) == SYNC_ANSWER_LATER)
+	if (fallback_answer(status) == SYNC_ANSWER_LATER)
 		return sync_fail(sync, DOVETAIL_NETWORK, false, "The server refuses to read now: %s", status->text);
 	/* One who may not read may not write either: that is answered. */
 	if (status->cond != RESPONSE_OK && strcmp(status->code, "NONEXISTENT") != 0)
@@ -331,7 +348,7 @@ static bool compare_answered(struct dovetail_sync *sync, struct sync_command *co
 /* One answer of each mailbox that the set is about; the first NO decides. */
 static bool setmetadata_answered(struct dovetail_sync *sync, struct sync_command *command, const struct response_status *status)
 {
-	enum sync_answer answer = sync_answer(status);
+	enum sync_answer answer = fallback_answer(status);
 
 	if (answer != SYNC_ANSWER_OK && !sync->round_lost) {
 		sync->round_lost = true;
@@ -350,8 +367,9 @@ static bool setmetadata_answered(struct dovetail_sync *sync, struct sync_command
 
 /* ---- Answers ---- */
 
-static bool look_answered(struct dovetail_sync *sync, struct sync_command *command, const struct response_status *status)
+static bool look_answered(struct dovetail_sync *sync, const struct response_status *status)
 {
+	/* A NO that may be about the moment does not mean that there are no entries. That of a mailbox that is gone since LIST passes, too. */
 	switch (sync_answer(status)) {
 	case SYNC_ANSWER_OK:
 		return true;
@@ -360,11 +378,10 @@ static bool look_answered(struct dovetail_sync *sync, struct sync_command *comma
 	case SYNC_ANSWER_REFUSED:
 		break;
 	}
-	/* gone since LIST, or not ours to read: it has no entries for us */
-	if (status->cond == RESPONSE_NO && (command->found || strcmp(status->code, "NONEXISTENT") == 0))
-		return true;
-	return sync_fail(sync, status->cond == RESPONSE_BAD ? DOVETAIL_PROTOCOL : DOVETAIL_REFUSED, true,
-			 "The server refuses to read: %s", status->text);
+	if (status->cond == RESPONSE_BAD)
+		return sync_fail(sync, DOVETAIL_PROTOCOL, true, "The server refuses to read: %s", status->text);
+	/* gone, or not ours to read */
+	return true;
 }
 
 static bool list_answered(struct dovetail_sync *sync, const struct response_status *status)
@@ -384,7 +401,7 @@ bool sync_fallback_tagged(struct dovetail_sync *sync, struct sync_command *comma
 	if (command->kind == SYNC_LIST)
 		ok = list_answered(sync, status);
 	else if (command->kind == SYNC_LOOK)
-		ok = look_answered(sync, command, status);
+		ok = look_answered(sync, status);
 	else if (command->kind == SYNC_COMPARE)
 		ok = compare_answered(sync, command, status);
 	else
@@ -400,7 +417,8 @@ bool sync_fallback_tagged(struct dovetail_sync *sync, struct sync_command *comma
 		write_begins(sync);
 	} else if (sync->fallback.waiting == 0 && sync->fallback.step == SYNC_FALLBACK_WRITING) {
 		sync->fallback.step = SYNC_FALLBACK_REST;
-		sync_tell_changes(sync);
+		/* what is here is what the server has: told as the marker after a write is */
+		sync_apply(sync, "");
 	}
 	return sync->failure == DOVETAIL_OK;
 }

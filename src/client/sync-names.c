@@ -204,55 +204,6 @@ bool sync_name_normalise(char *name)
 	return p - name <= 1024 && (strncmp(name, "/private/", 9) == 0 || strncmp(name, "/shared/", 8) == 0);
 }
 
-bool sync_mailbox_equal(const char *a, const char *b)
-{
-	return strcmp(a, b) == 0 || (strcasecmp(a, "INBOX") == 0 && strcasecmp(b, "INBOX") == 0);
-}
-
-/* Hierarchy separators are no letters nor digits; which one the server has is not asked for. */
-bool sync_mailbox_is_below(const char *mailbox, const char *root)
-{
-	size_t size = strlen(root);
-
-	if (sync_mailbox_equal(mailbox, root))
-		return true;
-	if (strncmp(mailbox, root, size) != 0 && !(strcasecmp(root, "INBOX") == 0 && strncasecmp(mailbox, root, size) == 0))
-		return false;
-	return mailbox[size] != '\0' && strchr("/.\\^|:~", mailbox[size]) != NULL;
-}
-
-static bool name_is_below(const char *name, const char *root)
-{
-	size_t size = strlen(root);
-
-	return strncasecmp(name, root, size) == 0 && (name[size] == '\0' || name[size] == '/');
-}
-
-bool sync_parts_cover(const struct dovetail_part *parts, size_t count, const char *mailbox, const char *name)
-{
-	size_t i;
-
-	for (i = 0; i < count; i++) {
-		if (!name_is_below(name, parts[i].entry))
-			continue;
-		switch (parts[i].scope) {
-		case DOVETAIL_SCOPE_MAILBOX:
-			if (sync_mailbox_equal(mailbox, parts[i].mailbox))
-				return true;
-			break;
-		case DOVETAIL_SCOPE_PERSONAL:
-			if (*mailbox != '\0')
-				return true;
-			break;
-		case DOVETAIL_SCOPE_SUBTREE:
-			if (*mailbox != '\0' && sync_mailbox_is_below(mailbox, parts[i].mailbox))
-				return true;
-			break;
-		}
-	}
-	return false;
-}
-
 /* Digits up to max, without sign or space. */
 static bool number_parse(const char **text, uint64_t max, uint64_t *number_r)
 {

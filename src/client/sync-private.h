@@ -8,7 +8,7 @@
 	sync-receive.c   what the parser hears: values put together, limits; who is spoken to
 	sync-session.c   XMETASYNC and XMETASET
 	sync-fallback.c  GETMETADATA and SETMETADATA
-	sync-names.c     mailbox names, parts, marks
+	sync-names.c     mailbox names, marks
 	sync-once.c      the blocking loop
 
    All errors of a connection go through sync_fail(), which notes what and why; sync.c looks at it after each piece of work. */
@@ -26,11 +26,6 @@ char *sync_mailbox_encode(const char *name);
 char *sync_mailbox_decode(const char *wire);
 /* name is a valid entry name but for its case; it is made lower-case. */
 bool sync_name_normalise(char *name);
-/* Is the entry below one of the parts? mailbox in UTF-8, name in lower case. */
-bool sync_parts_cover(const struct dovetail_part *parts, size_t count, const char *mailbox, const char *name);
-bool sync_mailbox_equal(const char *a, const char *b);
-bool sync_mailbox_is_below(const char *mailbox, const char *root);
-
 /* "(epoch modseq watch)", or without watch: the numbers. */
 struct sync_position {
 	uint64_t epoch, modseq;
@@ -68,8 +63,6 @@ struct sync_command {
 	int64_t set_id;
 	struct sync_theirs *theirs;
 	size_t theirs_count;
-	/* LOOK: the mailbox was found by LIST, or is named by a part */
-	bool found;
 };
 
 struct dovetail_sync;
@@ -78,8 +71,8 @@ struct sync_writer;
 struct sync_writer *
 sync_command_begin(struct dovetail_sync *sync, enum sync_command_kind kind, const char *prefix);
 void sync_command_text(struct sync_writer *writer, const char *text);
-/* quoted; octets 0x20-0x7e only, which all names are on the wire */
-void sync_command_quoted(struct sync_writer *writer, const char *text);
+/* quoted, or a literal if it is long */
+void sync_command_name(struct sync_writer *writer, const char *name);
 /* in UTF-8 */
 void sync_command_mailbox(struct sync_writer *writer, const char *mailbox);
 /* data NULL: NIL */
@@ -174,6 +167,8 @@ struct dovetail_sync {
 	bool staged;
 	/* the XMETASYNC that was sent last begins a snapshot */
 	bool snapshot;
+	/* [XMETASYNC RESET] since the last marker */
+	unsigned int resets;
 	/* rounds of writes of which none was accepted; what this round had; the server's word */
 	unsigned int lost_rounds;
 	bool round_won, round_lost, stuck;
@@ -188,6 +183,9 @@ struct dovetail_sync {
 	size_t value_size, value_alloc;
 	/* Since the last marker, for the limits; up to the last PARTIAL one: what is staged for good. In this connection, for progress(). */
 	uint64_t staged_entries, staged_bytes, partial_entries, partial_bytes;
+	/* what the replica has, at most, since it was counted */
+	bool counted;
+	uint64_t entries_at_most, bytes_at_most;
 	uint64_t received_entries, received_bytes;
 	bool progressed;
 
@@ -245,7 +243,7 @@ bool sync_session_entry(struct dovetail_sync *sync);
 void sync_goodbye(struct dovetail_sync *sync);
 /* The entry that has come, if the command's set has it. */
 bool sync_theirs_entry(struct dovetail_sync *sync, struct sync_command *command);
-enum dovetail_status sync_queue_next(struct dovetail_sync *sync, struct replica_set *set_r);
+enum dovetail_status sync_queue_next(struct dovetail_sync *sync, int64_t after, struct replica_set *set_r);
 /* The server will not take the command's set. */
 bool sync_set_refused(struct dovetail_sync *sync, struct sync_command *command, const struct response_status *status);
 

@@ -10,6 +10,8 @@
 /* Sets that are sent without waiting for each one's answer. */
 #define ROUND_SETS 32
 #define ROUND_BYTES (512 * 1024)
+/* RESETs without a consistent state in between: more than happens by chance */
+#define RESETS_MAX 10
 /* rounds in a row of which others, or the server, let no write through; then writes wait */
 #define LOST_ROUNDS_MAX 3
 
@@ -32,7 +34,7 @@ static void write_scope(struct sync_writer *writer, const struct dovetail_part *
 		break;
 	}
 	sync_command_text(writer, " ");
-	sync_command_quoted(writer, part->entry);
+	sync_command_name(writer, part->entry);
 }
 
 /* prefix "DONE\r\n": ends the XMETASYNC that waits. */
@@ -106,6 +108,8 @@ static bool session_reset(struct dovetail_sync *sync)
 {
 	const char *mark, *partial;
 
+	if (++sync->resets > RESETS_MAX)
+		return sync_fail(sync, DOVETAIL_PROTOCOL, false, "The server begins its snapshot over and over");
 	if (!sync_replica_ok(sync, replica_get_mark(sync->replica, &mark, &partial)))
 		return false;
 	if (*mark != '\0') {
@@ -142,6 +146,7 @@ static bool session_marker(struct dovetail_sync *sync, const char *mark)
 		return false;
 	sync->consistent = true;
 	sync->connected_consistent = true;
+	sync->resets = 0;
 	return true;
 }
 
@@ -178,9 +183,9 @@ static void resolve(void *context, const struct dovetail_conflict *conflict, str
 		sync->callbacks.conflict(sync->context, conflict, resolution);
 }
 
-enum dovetail_status sync_queue_next(struct dovetail_sync *sync, struct replica_set *set_r)
+enum dovetail_status sync_queue_next(struct dovetail_sync *sync, int64_t after, struct replica_set *set_r)
 {
-	return replica_queue_next(sync->replica, sync->options.rule, resolve, sync, set_r);
+	return replica_queue_next(sync->replica, after, sync->options.rule, resolve, sync, set_r);
 }
 
 static bool send_xmetaset(struct dovetail_sync *sync, const char *prefix, const struct replica_set *set)
@@ -207,7 +212,7 @@ static bool send_xmetaset(struct dovetail_sync *sync, const char *prefix, const 
 		} else {
 			sync_command_text(writer, " ");
 		}
-		sync_command_quoted(writer, set->writes[i].name);
+		sync_command_name(writer, set->writes[i].name);
 		sync_command_text(writer, " ");
 		sync_command_value(writer, set->writes[i].data, set->writes[i].size);
 	}
@@ -224,36 +229,25 @@ static size_t set_bytes(const struct replica_set *set)
 	return bytes;
 }
 
-static bool is_under_way(struct dovetail_sync *sync, int64_t id)
-{
-	struct sync_command *command;
-
-	for (command = sync->commands; command != NULL; command = command->next) {
-		if (command->kind == SYNC_XMETASET && command->set_id == id)
-			return true;
-	}
-	return false;
-}
-
 /* Sends what waits, as many sets as one round may have, and after the last one XMETASYNC. prefix as above, for the first command. */
 static void send_round(struct dovetail_sync *sync, const char *prefix)
 {
 	enum dovetail_status status;
 	struct replica_set set;
 	unsigned int count = 0;
+	int64_t after = 0;
 	size_t bytes = 0;
 
 	while (sync->failure == DOVETAIL_OK && !sync->round_lost && count < ROUND_SETS && bytes < ROUND_BYTES) {
-		status = sync_queue_next(sync, &set);
+		status = sync_queue_next(sync, after, &set);
 		if (status == DOVETAIL_NOT_FOUND)
 			break;
 		if (!sync_replica_ok(sync, status))
 			return;
-		if (is_under_way(sync, set.id))
-			break;
 		if (!send_xmetaset(sync, prefix, &set))
 			return;
 		prefix = "";
+		after = set.id;
 		bytes += set_bytes(&set);
 		count++;
 	}
@@ -279,7 +273,7 @@ bool sync_theirs_entry(struct dovetail_sync *sync, struct sync_command *command)
 
 	for (i = 0; i < command->theirs_count; i++) {
 		theirs = &command->theirs[i];
-		if (sync_mailbox_equal(theirs->mailbox, sync->mailbox) && strcmp(theirs->name, sync->name) == 0)
+		if (strcmp(theirs->mailbox, sync->mailbox) == 0 && strcmp(theirs->name, sync->name) == 0)
 			break;
 	}
 	if (i == command->theirs_count)

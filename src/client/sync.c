@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "crypt.h"
 #include "sync-private.h"
 
 #define BACKOFF_FIRST 1000
@@ -100,18 +101,29 @@ bool sync_tell_changes(struct dovetail_sync *sync)
 	return status == DOVETAIL_NOT_FOUND || sync_replica_ok(sync, status);
 }
 
+/* What is here is counted only if it may be too much: counting reads everything. */
 static bool within_limits(struct dovetail_sync *sync)
 {
 	struct dovetail_counts counts;
 
+	if (sync->counted && sync->entries_at_most <= sync->options.max_entries && sync->bytes_at_most <= sync->options.max_bytes)
+		return true;
 	if (!sync_replica_ok(sync, dovetail_get_counts(sync->replica, &counts)))
 		return false;
+	sync->counted = true;
+	sync->entries_at_most = counts.entries;
+	sync->bytes_at_most = counts.bytes;
 	if (counts.entries > sync->options.max_entries || counts.bytes > sync->options.max_bytes) {
 		return sync_fail(sync, DOVETAIL_LIMIT, true, "There are %llu entries of %llu octets; %llu and %llu are allowed",
 				 (unsigned long long)counts.entries, (unsigned long long)counts.bytes,
 				 (unsigned long long)sync->options.max_entries, (unsigned long long)sync->options.max_bytes);
 	}
 	return true;
+}
+
+static void on_crypt_notice(void *context, enum dovetail_notice notice, const char *mailbox, const char *entry, const char *text)
+{
+	sync_notice(context, notice, mailbox, entry, text);
 }
 
 bool sync_apply(struct dovetail_sync *sync, const char *mark)
@@ -121,9 +133,12 @@ bool sync_apply(struct dovetail_sync *sync, const char *mark)
 	tell_progress(sync);
 	if (!sync_replica_ok(sync, replica_stage_consistent(sync->replica, mark, sync->options.max_removals, &reset)))
 		return false;
+	sync->entries_at_most += sync->staged_entries;
+	sync->bytes_at_most += sync->staged_bytes;
 	sync->staged = sync->stuck = false;
 	sync->staged_entries = sync->staged_bytes = sync->partial_entries = sync->partial_bytes = 0;
-	if (!sync_tell_changes(sync))
+	/* keys may have come, which make values readable */
+	if (!sync_replica_ok(sync, crypt_replica_step(sync->replica, on_crypt_notice, sync)) || !sync_tell_changes(sync))
 		return false;
 	/* in fallback each look is a snapshot */
 	if (sync->callbacks.consistent != NULL)
@@ -294,7 +309,7 @@ static void connect_begins(struct dovetail_sync *sync)
 	}
 	sync->phase = SYNC_PHASE_CONNECTING;
 	sync->connected_consistent = false;
-	sync->lost_rounds = sync->write_backoff = 0;
+	sync->lost_rounds = sync->write_backoff = sync->resets = 0;
 	sync->next_write = 0;
 	sync->literal_plus = sync->literal_minus = sync->has_xmetasync = sync->has_metadata = sync->has_metadata_server = false;
 	sync_state(sync, DOVETAIL_STATE_CONNECTING, DOVETAIL_OK, "");

@@ -1,5 +1,6 @@
 /* The account as the transport needs it: copied, checked, with defaults. Called by transport_new() and transport_free(). */
 
+#include <arpa/inet.h>
 #include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,6 +9,8 @@
 #include "transport-private.h"
 
 #define DEFAULT_TIMEOUT (30 * 1000)
+/* a day: what is longer does not fit into all of libcurl's options */
+#define MAX_TIMEOUT (24 * 3600 * 1000)
 #define PORT_IMAP 143
 #define PORT_IMAPS 993
 
@@ -63,18 +66,22 @@ static bool has_control(const char *text)
 }
 
 /* A name or an address, with nothing that means something else in a URL. */
-static const char *check_host(const char *host)
+static bool is_host(const char *host)
 {
-	if (host == NULL || *host == '\0')
-		return "no host is given";
+	char address[INET6_ADDRSTRLEN];
+	struct in6_addr in6;
+	size_t length = strcspn(host, "%");
+
 	if (has_control(host) || strpbrk(host, " /?#@[]\\\"<>^`{|}") != NULL)
-		return "the host is neither a name nor an address";
+		return false;
 	if (strchr(host, ':') == NULL)
-		return strchr(host, '%') == NULL ? NULL : "the host is neither a name nor an address";
+		return host[length] == '\0';
 	/* IPv6, perhaps with a zone after '%' */
-	if (strspn(host, "0123456789abcdefABCDEF:.") != strcspn(host, "%"))
-		return "the host is neither a name nor an address";
-	return NULL;
+	if (length >= sizeof(address))
+		return false;
+	memcpy(address, host, length);
+	address[length] = '\0';
+	return inet_pton(AF_INET6, address, &in6) == 1;
 }
 
 static bool is_bearer(const char *mechanism)
@@ -133,7 +140,11 @@ static const char *check(const struct dovetail_account *account)
 {
 	const char *error;
 
-	if ((error = check_host(account->host)) != NULL || (error = check_login(account)) != NULL)
+	if (account->host == NULL || *account->host == '\0')
+		return "no host is given";
+	if (!is_host(account->host))
+		return "the host is neither a name nor an address";
+	if ((error = check_login(account)) != NULL)
 		return error;
 	if ((unsigned int)account->tls > DOVETAIL_TLS_NONE)
 		return "the kind of TLS is none of enum dovetail_tls";
@@ -144,6 +155,7 @@ enum dovetail_status
 account_copy(const struct dovetail_account *account, struct dovetail_account *account_r, char **error_r)
 {
 	const char *error = check(account);
+	char *p;
 
 	*error_r = NULL;
 	if (error != NULL) {
@@ -159,9 +171,14 @@ account_copy(const struct dovetail_account *account, struct dovetail_account *ac
 		account_r->port = account_r->tls == DOVETAIL_TLS_IMAPS ? PORT_IMAPS : PORT_IMAP;
 	if (account_r->timeout == 0)
 		account_r->timeout = DEFAULT_TIMEOUT;
+	if (account_r->timeout > MAX_TIMEOUT)
+		account_r->timeout = MAX_TIMEOUT;
 	if (!copy_all(account, account_r)) {
 		account_wipe(account_r);
 		return DOVETAIL_SYSTEM;
 	}
+	/* as RFC 4422 has them, and libcurl wants them */
+	for (p = (char *)account_r->mechanism; p != NULL && *p != '\0'; p++)
+		*p = toupper((unsigned char)*p);
 	return DOVETAIL_OK;
 }

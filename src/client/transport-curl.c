@@ -1,16 +1,12 @@
 /* What libcurl is told, and what its results mean. libcurl connects and logs in (CURLOPT_CONNECT_ONLY) and then only carries octets. Called
    by transport.c. */
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
-#include "response.h"
 #include "transport-private.h"
 
 /* Without a mechanism in the account. Not GSSAPI, which libcurl prefers for users with an '@', and where it gives up without a ticket; not NTLM.
@@ -58,7 +54,7 @@ static curl_socket_t on_open_socket(void *context, curlsocktype purpose, struct 
 	return socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
 }
 
-/* Nothing that libcurl reads is for anybody: not proxies' headers, not the server's lines. */
+/* Nothing that libcurl may want to write is for anybody; by default it would go to standard output. */
 static size_t on_write(char *data, size_t size, size_t count, void *context)
 {
 	(void)data;
@@ -81,17 +77,20 @@ static void note_refusal(struct transport *transport, const char *line, size_t s
 		size = sizeof(transport->refusal) - 1;
 	memcpy(transport->refusal, line, size);
 	transport->refusal[size] = '\0';
-	response_make_safe(transport->refusal);
 }
 
-/* The only place where libcurl shows the server's lines. What is sent (with the password) is not looked at. */
+/* The only place where libcurl shows the server's lines. Of what is sent only the command's name is looked at. */
 static int on_debug(CURL *easy, curl_infotype type, char *data, size_t size, void *context)
 {
 	struct transport *transport = context;
 	char *space;
 
 	(void)easy;
-	if (type != CURLINFO_HEADER_IN || transport->state != TRANSPORT_CONNECTING)
+	if (transport->state != TRANSPORT_CONNECTING)
+		return 0;
+	if (type == CURLINFO_HEADER_OUT && memmem(data, size, " AUTHENTICATE ", 14) != NULL)
+		transport->login_tried = true;
+	if (type != CURLINFO_HEADER_IN)
 		return 0;
 	/* a sign of life */
 	transport->deadline = transport_now() + transport->account.timeout;
@@ -143,8 +142,6 @@ static CURLcode set_connection(struct transport *transport, CURL *easy)
 	SET(CURLOPT_NOPROGRESS, 1L);
 	SET(CURLOPT_ERRORBUFFER, transport->curl_error);
 	SET(CURLOPT_WRITEFUNCTION, on_write);
-	SET(CURLOPT_HEADERFUNCTION, on_write);
-	SET(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
 	SET(CURLOPT_VERBOSE, 1L);
 	SET(CURLOPT_DEBUGFUNCTION, on_debug);
 	SET(CURLOPT_DEBUGDATA, transport);
@@ -155,7 +152,7 @@ static CURLcode set_connection(struct transport *transport, CURL *easy)
 	SET(CURLOPT_TCP_NODELAY, 1L);
 	/* ours are shorter, and count all of it */
 	SET(CURLOPT_CONNECTTIMEOUT_MS, (long)account->timeout * 4 + 1000);
-	SET(CURLOPT_SERVER_RESPONSE_TIMEOUT, (long)account->timeout / 1000 * 4 + 1);
+	SET(CURLOPT_SERVER_RESPONSE_TIMEOUT, ((long)account->timeout / 1000 + 1) * 4 + 1);
 	if (account->proxy != NULL) {
 		SET(CURLOPT_PROXY, account->proxy);
 		SET(CURLOPT_NOPROXY, "");
@@ -217,6 +214,7 @@ void transport_curl_start(struct transport *transport, const char *password, con
 		return;
 	}
 	transport->curl_error[0] = transport->refusal[0] = '\0';
+	transport->login_tried = false;
 	transport->curl_deadline = -1;
 	transport->epoll_failed = false;
 	curl_multi_setopt(transport->multi, CURLMOPT_SOCKETFUNCTION, on_socket);
@@ -315,7 +313,7 @@ void transport_curl_fail(struct transport *transport, CURLcode result)
 			       mechanism == NULL ? "" : mechanism);
 	} else if (transport->state != TRANSPORT_CONNECTING) {
 		transport_fail(transport, status, "the connection is lost: %s", text);
-	} else if (result == CURLE_LOGIN_DENIED && transport->refusal[0] == '\0') {
+	} else if (result == CURLE_LOGIN_DENIED && !transport->login_tried) {
 		transport_fail(transport, status, "the server offers no mechanism for this login%s%s",
 			       mechanism == NULL ? "" : ": ", mechanism == NULL ? "" : mechanism);
 	} else if (status == DOVETAIL_LOGIN || result == CURLE_LOGIN_DENIED) {

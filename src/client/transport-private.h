@@ -68,8 +68,10 @@ struct transport {
 	/* when curl wants to be called, -1: not */
 	int64_t curl_deadline;
 	char curl_error[CURL_ERROR_SIZE];
-	/* the last answer of the server while connecting that was a refusal ("NO ...", "BYE ..."), made safe; "" if none */
+	/* the last answer of the server while connecting that was a refusal, without "NO", "BAD" or "BYE"; "" if none */
 	char refusal[256];
+	/* AUTHENTICATE was sent */
+	bool login_tried;
 	/* libcurl has looked for room in epoll_fd, and failed */
 	bool epoll_failed;
 

@@ -137,8 +137,11 @@ struct secret_command *secret_command_start(const char *command, const char *wha
 		return NULL;
 	}
 	secret->pidfd = pidfd_open(secret->pid, 0);
-	if (secret->pidfd < 0 || fcntl(secret->output_fd, F_SETFL, O_NONBLOCK) < 0 ||
-	    watch(secret, secret->pidfd) < 0 || watch(secret, secret->output_fd) < 0) {
+	/* already gone, and nobody's child any more: see secret_command_work() */
+	if (secret->pidfd < 0 && errno == ESRCH)
+		secret->pid = -1;
+	if ((secret->pidfd < 0 && secret->pid >= 0) || fcntl(secret->output_fd, F_SETFL, O_NONBLOCK) < 0 ||
+	    (secret->pidfd >= 0 && watch(secret, secret->pidfd) < 0) || watch(secret, secret->output_fd) < 0) {
 		set_error(error_r, "%s: cannot be watched: %s", what, strerror(errno));
 		secret_command_free(secret);
 		return NULL;
@@ -218,9 +221,9 @@ enum secret_progress secret_command_work(struct secret_command *command, char **
 	*secret_r = *error_r = NULL;
 	/* first whether it has ended, then what is left of its output: nothing comes after that, but from children of its own, which do not
 	   count */
-	ended = waitid(P_PIDFD, command->pidfd, &info, WEXITED | WNOHANG) == 0;
+	ended = command->pidfd >= 0 && waitid(P_PIDFD, command->pidfd, &info, WEXITED | WNOHANG) == 0;
 	/* somebody else in this process waits for all children, or SIGCHLD is ignored: it has ended, but nobody knows how */
-	lost = !ended && errno == ECHILD;
+	lost = command->pidfd < 0 || (!ended && errno == ECHILD);
 	ended = ended && info.si_pid != 0;
 	if (!read_output(command)) {
 		set_error(error_r, "%s: it prints more than a secret", command->what);

@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -99,10 +98,9 @@ void transport_close(struct transport *transport)
 	transport->command = NULL;
 	if (transport->socket >= 0) {
 		epoll_ctl(transport->epoll_fd, EPOLL_CTL_DEL, transport->socket, NULL);
-		/* libcurl would say LOGOUT, and wait for the answer */
-		shutdown(transport->socket, SHUT_RDWR);
 		transport->socket = -1;
 	}
+	/* closes without a word: it is libcurl's way with CONNECT_ONLY (else IMAP's LOGOUT, and its answer, would be waited for) */
 	if (transport->easy != NULL && transport->multi != NULL)
 		curl_multi_remove_handle(transport->multi, transport->easy);
 	curl_easy_cleanup(transport->easy);

@@ -401,7 +401,7 @@ void server_sync(struct fixture *f, enum dovetail_rule rule, replica_resolve_t *
 	for (rounds = 0; rounds == 0 || replica_queue_count(f->replica) > 0; rounds++) {
 		assert_true(rounds < 1000);
 		server_catch_up(f);
-		while (replica_queue_next(f->replica, rule, resolve, context, &set) == DOVETAIL_OK) {
+		while (replica_queue_next(f->replica, 0, rule, resolve, context, &set) == DOVETAIL_OK) {
 			request_set(&request, &set);
 			switch (server_apply(&f->server, &request)) {
 			case ANSWER_OK:

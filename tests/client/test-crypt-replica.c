@@ -101,7 +101,7 @@ static unsigned int send_sets(struct fixture2 *f, struct device *device, unsigne
 	struct replica_set set;
 	unsigned int sent = 0;
 
-	while (sent < most && replica_queue_next(device->replica, DOVETAIL_RULE_LINES, NULL, NULL, &set) == DOVETAIL_OK) {
+	while (sent < most && replica_queue_next(device->replica, 0, DOVETAIL_RULE_LINES, NULL, NULL, &set) == DOVETAIL_OK) {
 		sent++;
 		request_set(&request, &set);
 		if (server_apply(&f->server, &request) == ANSWER_OK)
@@ -210,7 +210,7 @@ static void begin(struct fixture2 *f, bool hide)
 	char *seen;
 
 	put(f->a.replica, "", S "/todo", "buy milk");
-	put(f->a.replica, "", S "/plan/day", "sleep");
+	put(f->a.replica, "", S "/plan/day", "sleep a lot");
 	put(f->a.replica, "Work", S "/todo", "nothing");
 	put(f->a.replica, "", "/private/vendor/example/clear", "as it is");
 	device_sync(f, &f->a);
@@ -218,15 +218,15 @@ static void begin(struct fixture2 *f, bool hide)
 	assert_true(server_has(f, "buy milk"));
 	encrypt_at(f, &f->a, hide, 0);
 	put(f->a.replica, "", S "/todo", "buy bread");
-	put(f->a.replica, "", S "/later", "secret");
-	assert_string_equal(all(f->a.replica), "/clear=as it is;/notes/later=secret;/notes/plan/day=sleep;/notes/todo=buy bread;"
+	put(f->a.replica, "", S "/later", "a secret");
+	assert_string_equal(all(f->a.replica), "/clear=as it is;/notes/later=a secret;/notes/plan/day=sleep a lot;/notes/todo=buy bread;"
 			    "Work/notes/todo=nothing;");
 	device_sync(f, &f->a);
 	assert_string_equal(notices(&f->a), "");
 	assert_int_equal(replica_queue_count(f->a.replica), 0);
-	assert_false(server_has(f, "buy"));
-	assert_false(server_has(f, "sleep"));
-	assert_false(server_has(f, "secret"));
+	assert_false(server_has(f, "buy "));
+	assert_false(server_has(f, "sleep a lot"));
+	assert_false(server_has(f, "a secret"));
 	assert_true(server_has(f, "as it is"));
 	assert_int_equal(server_has(f, "todo"), !hide);
 	assert_int_equal(server_has(f, "day"), !hide);
@@ -333,6 +333,13 @@ static void test_two_begin(void **state)
 	assert_string_equal(notices(&f->a), "");
 }
 
+static void no_clear_name(void *context, const char *mailbox, const char *name, const char *value)
+{
+	(void)context;
+	(void)mailbox;
+	assert_true(value == NULL || (strstr(name, "early") == NULL && strstr(value, "words") == NULL));
+}
+
 /* What another device queued before it knew of the encryption never leaves in clear text. */
 static void test_waiting_in_clear_text(void **state)
 {
@@ -348,6 +355,8 @@ static void test_waiting_in_clear_text(void **state)
 	put(f->b.replica, "", "/private/vendor/example/clear", "as it is");
 	device_sync(f, &f->a);
 	encrypt_at(f, &f->a, true, 0);
+	/* not for a moment */
+	f->server.committed = no_clear_name;
 	device_sync(f, &f->a);
 	device_sync(f, &f->b);
 	assert_false(server_has(f, "words"));
@@ -385,8 +394,8 @@ static void test_swaps(void **state)
 	server_put(&f->server, "", S "/x", "pay 1000");
 	server_put(&f->server, "", S "/y", y);
 	device_sync(f, &f->b);
-	assert_string_equal(all(f->b.replica), "/notes/x=DAMAGED;/notes/y=DAMAGED;");
-	assert_string_equal(notices(&f->b), "unreadable " S "/x;unreadable " S "/y;");
+	assert_string_equal(all(f->b.replica), "/notes/x=DAMAGED;/notes/y=why;");
+	assert_string_equal(notices(&f->b), "unreadable " S "/x;");
 	/* a new value heals it */
 	put(f->b.replica, "", S "/x", "new");
 	device_sync(f, &f->b);
@@ -455,6 +464,25 @@ static void test_roll_back(void **state)
 	free(third);
 }
 
+/* What this device has written itself, and nobody else has touched. */
+static void test_roll_back_own(void **state)
+{
+	struct fixture2 *f = *state;
+	char *first;
+
+	both(f, false);
+	put(f->a.replica, "", S "/x", "one");
+	device_sync(f, &f->a);
+	first = server_value(f, "", S "/x");
+	put(f->a.replica, "", S "/x", "two");
+	device_sync(f, &f->a);
+	server_put(&f->server, "", S "/x", first);
+	device_sync(f, &f->a);
+	assert_string_equal(notices(&f->a), "rollback " S "/x;");
+	assert_int_equal(get_flags(f->a.replica, "", S "/x"), DOVETAIL_ENTRY_DAMAGED);
+	free(first);
+}
+
 /* Ordinary life: no false alarm by conflicts, lost answers, and writes on top of writes. */
 static void test_no_false_alarm(void **state)
 {
@@ -481,7 +509,7 @@ static void test_no_false_alarm(void **state)
 		case 2:
 			/* committed, but the answer is lost */
 			catch_up(f, one);
-			if (replica_queue_next(one->replica, DOVETAIL_RULE_LINES, NULL, NULL, &set) == DOVETAIL_OK) {
+			if (replica_queue_next(one->replica, 0, DOVETAIL_RULE_LINES, NULL, NULL, &set) == DOVETAIL_OK) {
 				request_set(&request, &set);
 				(void)server_apply(&f->server, &request);
 				request_free(&request);
@@ -612,10 +640,14 @@ static void test_secrets_at_once(void **state)
 {
 	struct fixture2 *f = *state;
 	const struct dovetail_secret second = secret_of(f, 1), third = secret_of(f, 2);
+	struct dovetail_entry entry;
+	char *other;
 
 	both(f, false);
 	must(f->a.replica, dovetail_secret_add(f->a.replica, S, "second", &second));
 	must(f->b.replica, dovetail_secret_add(f->b.replica, S, "third", &third));
+	must(f->b.replica, replica_get_raw(f->b.replica, "", RING, &entry));
+	other = strdup(entry.data);
 	device_sync(f, &f->a);
 	device_sync(f, &f->b);
 	put(f->b.replica, "", S "/x", "ex");
@@ -624,6 +656,12 @@ static void test_secrets_at_once(void **state)
 	assert_string_equal(get(f->a.replica, "", S "/x"), "ex");
 	assert_int_equal(unlock(f, &f->b, 1), DOVETAIL_OK);
 	assert_int_equal(unlock(f, &f->b, 2), DOVETAIL_WRONG_KEY);
+	/* the server shows the one that lost, which has the same number */
+	assert_string_equal(notices(&f->a), "");
+	server_put(&f->server, "", RING, other);
+	device_sync(f, &f->a);
+	assert_string_equal(notices(&f->a), "rollback " S ";");
+	free(other);
 }
 
 /* A rotation with an end of the process after each set that it sends; either device may go on with it. */
@@ -792,6 +830,7 @@ int main(void)
 		TEST(test_waiting_in_clear_text),
 		TEST(test_swaps),
 		TEST(test_roll_back),
+		TEST(test_roll_back_own),
 		TEST(test_no_false_alarm),
 		TEST(test_rename),
 		TEST(test_conflict),

@@ -355,7 +355,7 @@ static void send_some(struct model *m, unsigned int max)
 
 	while (max-- > 0 && alive) {
 		view_copy(m, before);
-		if (replica_queue_next(m->f->replica, DOVETAIL_RULE_LINES, resolve, m, &set) != DOVETAIL_OK) {
+		if (replica_queue_next(m->f->replica, 0, DOVETAIL_RULE_LINES, resolve, m, &set) != DOVETAIL_OK) {
 			check_changed(m, before);
 			return;
 		}

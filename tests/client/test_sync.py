@@ -511,3 +511,16 @@ def test_under_valgrind(server, user, other):
         driver.set("r", ("Nowhere", A, b"1"), status="invalid")
         driver("hurry", "s")
         driver.wait("consistent", replica="s")
+
+
+def test_many_parts(driver, server, user, other):
+    """As many as there may be, with names as long as they may be: more than a line of Dovecot's."""
+    parts = [("mailbox", "", "%s/%03d%s" % (ROOT, n, "x" * 960)) for n in range(100)]
+    names = [entry for _, _, entry in parts[::33]]
+    driver.open(parts=parts)
+    driver.set("r", *[("", name, b"1") for name in names])
+    driver.once("r", server, user)
+    assert other.get(names[-1]) == b"1"
+    other.put((names[0], b"2"))
+    driver.once("r", server, user)
+    assert driver.get("r", "", names[0]) == b"2"

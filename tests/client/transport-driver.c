@@ -2,9 +2,14 @@
      send=TEXT     sent after the login, with CRLF after it; in order
      bulk=N        then N octets more
      until=TEXT    ends when that has come
+     single=1      receives once when it is told that there is something, not until there is nothing
+     again=N       N times more, with the same transport; each time "descriptors N" is printed before
+     give_up=N     frees the transport N ms after it began, or at once if it is connected by then
+     sigchld=1     SIGCHLD is ignored
      pause=1       after "connected" it waits for a line on standard input
    It prints "connected", what comes, "failed STATUS: TEXT", and at the end "unsent N". */
 
+#include <dirent.h>
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -12,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "transport.h"
@@ -21,7 +27,8 @@ struct driver {
 	const char *sends[32], *until;
 	unsigned int send_count;
 	size_t bulk;
-	bool pause;
+	bool pause, single;
+	unsigned int again, give_up;
 	char seen[4096];
 	size_t seen_size;
 };
@@ -64,6 +71,14 @@ static void set(struct driver *driver, char *argument)
 		driver->sends[driver->send_count++] = value;
 	else if (strcmp(argument, "bulk") == 0)
 		driver->bulk = strtoul(value, NULL, 10);
+	else if (strcmp(argument, "single") == 0)
+		driver->single = *value == '1';
+	else if (strcmp(argument, "again") == 0)
+		driver->again = atoi(value);
+	else if (strcmp(argument, "give_up") == 0)
+		driver->give_up = atoi(value);
+	else if (strcmp(argument, "sigchld") == 0)
+		signal(SIGCHLD, SIG_IGN);
 	else if (strcmp(argument, "pause") == 0)
 		driver->pause = *value == '1';
 }
@@ -96,8 +111,9 @@ static bool receive(struct driver *driver, struct transport *transport)
 {
 	char buffer[777];
 	ssize_t n;
+	bool more = true;
 
-	while ((n = transport_recv(transport, buffer, sizeof(buffer))) > 0) {
+	while (more && (n = transport_recv(transport, buffer, sizeof(buffer))) > 0) {
 		fwrite(buffer, 1, n, stdout);
 		fflush(stdout);
 		if ((size_t)n > sizeof(driver->seen) - 1 - driver->seen_size)
@@ -105,42 +121,81 @@ static bool receive(struct driver *driver, struct transport *transport)
 		memcpy(driver->seen + driver->seen_size, buffer, n);
 		driver->seen_size += n;
 		driver->seen[driver->seen_size] = '\0';
+		more = !driver->single;
 	}
 	return driver->until != NULL && strstr(driver->seen, driver->until) != NULL;
 }
 
-static int run(struct driver *driver, struct transport *transport, int epoll_fd)
+/* One connection; true: it has been all that was asked for. */
+static bool run(struct driver *driver, struct transport *transport, int epoll_fd)
 {
 	struct pollfd p = { .fd = epoll_fd, .events = POLLIN };
 
+	transport_connect(transport);
 	for (;;) {
 		if (poll(&p, 1, transport_timeout(transport)) < 0 && errno != EINTR)
-			return 1;
+			return false;
 		switch (transport_dispatch(transport)) {
 		case TRANSPORT_CONNECTED:
 			connected(driver, transport);
 			if (driver->until == NULL)
-				return 0;
+				return true;
 			break;
 		case TRANSPORT_READABLE:
 			if (receive(driver, transport))
-				return 0;
+				return true;
 			break;
 		case TRANSPORT_FAILED:
 			printf("failed %s: %s\n", dovetail_status_name(transport_status(transport)), transport_error(transport));
-			return 0;
+			return true;
 		case TRANSPORT_NOTHING:
 			break;
 		}
 	}
 }
 
+/* Works for some time only. */
+static void run_and_give_up(struct driver *driver, struct transport *transport, int epoll_fd)
+{
+	struct pollfd p = { .fd = epoll_fd, .events = POLLIN };
+	struct timespec now;
+	int64_t end = 0, ms;
+
+	transport_connect(transport);
+	for (;;) {
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		ms = now.tv_sec * 1000 + now.tv_nsec / 1000000;
+		if (end == 0)
+			end = ms + driver->give_up;
+		if (ms >= end)
+			return;
+		(void)poll(&p, 1, 1);
+		if (transport_dispatch(transport) == TRANSPORT_CONNECTED) {
+			printf("connected\n");
+			return;
+		}
+	}
+}
+
+static unsigned int count_descriptors(void)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	unsigned int count = 0;
+
+	while (readdir(dir) != NULL)
+		count++;
+	closedir(dir);
+	return count;
+}
+
 int main(int argc, char *argv[])
 {
 	struct driver driver = { .until = NULL };
 	struct transport *transport;
-	int i, ret, epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	int i, epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	enum dovetail_status status;
+	unsigned int again;
+	bool ok = true;
 	char *error;
 
 	for (i = 1; i < argc; i++) {
@@ -154,10 +209,19 @@ int main(int argc, char *argv[])
 		close(epoll_fd);
 		return 0;
 	}
-	transport_connect(transport);
-	ret = run(&driver, transport, epoll_fd);
-	printf("unsent %zu\n", transport_unsent(transport));
+	if (driver.give_up > 0) {
+		run_and_give_up(&driver, transport, epoll_fd);
+	} else {
+		for (again = 0; ok && again <= driver.again; again++) {
+			if (driver.again > 0)
+				printf("descriptors %u\n", count_descriptors());
+			driver.seen_size = 0;
+			ok = run(&driver, transport, epoll_fd);
+			printf("unsent %zu\n", transport_unsent(transport));
+			transport_close(transport);
+		}
+	}
 	transport_free(transport);
 	close(epoll_fd);
-	return ret;
+	return ok ? 0 : 1;
 }

@@ -1,0 +1,309 @@
+"""Connections that are cut anywhere, frozen, or lose an answer; processes that are killed. Nothing that was written is lost or
+sent again after its acknowledgement, and at rest both sides are the same."""
+
+import os
+import random
+import signal
+
+import pytest
+
+from drive import Driver
+from harness.server import imap_pid
+from proxy import DOWN, UP, Proxy
+from test_sync import A, B, C, ROOT, Other, live, settled
+
+# every octet with DOVETAIL_ALL, else one in so many, and the ends of lines
+STRIDE = 1 if os.environ.get("DOVETAIL_ALL") else 23
+
+
+@pytest.fixture
+def driver():
+    with Driver() as d:
+        yield d
+
+
+@pytest.fixture
+def other(client, user):
+    return Other(client(user))
+
+
+@pytest.fixture
+def proxy(server):
+    with Proxy(server.port) as p:
+        yield p
+
+
+class Story:
+    """One session: two entries of others come, two sets go, of which one is a conflict. Under a folder of its own."""
+
+    def __init__(self, driver, other, root):
+        self.driver, self.other, self.root = driver, other, root
+        self.names = [root + "/" + c for c in "abcd"]
+        a, b, _, _ = self.names
+        other.put((a, b"theirs"), (b, b"x" * 300))
+
+    def prepare(self):
+        """The replica as it is before the session."""
+        _, _, c, d = self.names
+        self.driver("open", "r", self.driver.path(self.root.replace("/", "-")))
+        self.driver("parts", "r", "mailbox", "", self.root)
+        self.driver.set("r", ("", c, b"mine"), ("", d, b"y" * 300))
+        self.driver.set("r", ("", self.names[0], b"mine"))
+
+    def check(self, server, user):
+        """After what has happened: whole sets only; then all is the same, and nobody has lost."""
+        a, b, c, d = self.names
+        state = self.driver.list()
+        assert ((("", b) in state) == (state[("", a)] == b"theirs")) or state[("", a)] == b"mine"
+        assert (self.other.get(c) is None) == (self.other.get(d) is None)
+        self.driver.once("r", server, user, rule="server")
+        assert self.driver.list() == {("", n): self.other.get(n) for n in self.names} == {
+            ("", a): b"theirs", ("", b): b"x" * 300, ("", c): b"mine", ("", d): b"y" * 300}
+        assert self.driver("counts", "r")["pending"] == 0
+        self.driver("close", "r")
+
+
+@pytest.mark.parametrize("way", [UP, DOWN])
+def test_cut_anywhere(driver, server, user, other, proxy, way):
+    whole = Story(driver, other, ROOT + "/whole")
+    whole.prepare()
+    driver.once("r", proxy.port, user, rule="server")
+    octets = proxy.octets[way]
+    whole.check(server, user)
+    assert len(octets) > 500, octets
+    ends = {i + 1 for i in range(len(octets)) if octets[i] == 10}
+    middles = {e - 2 for e in ends}
+    cuts = sorted(ends | middles | set(range(1, len(octets), STRIDE)))
+    for n in cuts:
+        story = Story(driver, other, "%s/%d" % (ROOT, n))
+        story.prepare()
+        proxy.cut = (way, n)
+        answer = driver.once("r", proxy.port, user, status=None, rule="server")
+        assert answer["reply"] in ("ok", "network"), (n, answer)
+        try:
+            story.check(server, user)
+        except AssertionError:
+            print("cut after %d octets %s: %r" % (n, way, octets[:n][-100:]))
+            raise
+        driver.log.clear()
+        driver.events.clear()
+
+
+def test_reconnects(driver, server, user, other, proxy):
+    """A live sync whose connections are cut again and again goes on by itself."""
+    driver.open()
+    for n in range(1, 6):
+        proxy.cut = (DOWN, 900 + random.randrange(1500))
+        if n == 1:
+            driver.sync("r", proxy.port, user, max_backoff=20)
+        for i in range(20):
+            other.put(("%s/%d" % (ROOT, i), b"%d" % n * 20))
+            driver.set("r", ("", "%s/mine-%d" % (ROOT, i), b"%d" % n))
+    proxy.cut = None
+    driver.set("r", ("", A, b"last"))
+    settled(driver)
+    other.put((B, b"last"))
+    driver.wait("change", name=B)
+    driver.wait("consistent")
+    state = driver.list()
+    assert len(state) == 42
+    assert state == {k: other.get(k[1]) for k in state}
+    assert driver.seen("state", state="offline", status="network")
+    assert not driver.seen("conflict")
+
+
+def test_lost_acknowledgement(driver, server, user, other, proxy):
+    """Written, but the answer did not arrive: that is no conflict, and nothing is written twice."""
+    driver.open()
+    driver.set("r", ("", A, b"mine"), ("", B, b"mine"))
+    proxy.lose = b"OK [XMETASET ("
+    driver.once("r", proxy.port, user, status="network")
+    assert other.get(A) == b"mine", "it is there"
+    assert driver("counts", "r")["pending"]
+    driver.once("r", server, user)
+    assert driver("counts", "r")["pending"] == 0
+    assert not driver.seen("conflict") and not driver.seen("change")
+
+
+def test_lost_acknowledgement_and_others(driver, server, user, other, proxy):
+    """... and others have written in between: theirs came after mine, which they have seen."""
+    driver.open()
+    driver.set("r", ("", A, b"mine"))
+    proxy.lose = b"OK [XMETASET ("
+    driver.once("r", proxy.port, user, status="network")
+    assert other.get(A) == b"mine"
+    other.put((A, b"theirs"))
+    driver.once("r", server, user, rule="server")
+    assert other.get(A) == driver.get("r", "", A) == b"theirs"
+
+
+def test_acknowledged_is_never_sent_again(driver, server, user, other, proxy):
+    driver.open()
+    driver.sync("r", proxy.port, user, max_backoff=20)
+    driver.state("live")
+    driver.set("r", ("", A, b"mine"))
+    settled(driver)
+    other.put((A, b"theirs"))
+    proxy.cut = (DOWN, 1500)
+    for n in range(10):
+        driver.set("r", ("", B, b"%d" % n * 100))
+    proxy.cut = None
+    settled(driver)
+    driver("hurry", "r")
+    driver.wait("consistent")
+    assert other.get(A) == driver.get("r", "", A) == b"theirs"
+
+
+def test_frozen(driver, server, user, other, proxy):
+    """A connection on which nothing comes any more is found by asking for a sign of life."""
+    driver.open()
+    driver.sync("r", proxy.port, user, keepalive=200, timeout=500, max_backoff=20)
+    driver.state("live")
+    # the server answers when it is asked
+    for _ in range(3):
+        driver.wait("consistent")
+    assert not driver.seen("state", state="offline")
+    proxy.freeze()
+    other.put((A, b"1"))
+    assert "not answered" in driver.state("offline", status="network")["text"]
+    proxy.thaw()
+    assert driver.wait("change")["value"] == b"1"
+
+
+def test_frozen_while_connecting(driver, server, user, other, proxy):
+    proxy.freeze()
+    driver.open()
+    driver.sync("r", proxy.port, user, timeout=300, max_backoff=20)
+    driver.state("offline", status="network")
+    proxy.thaw()
+    driver.state("live")
+
+
+def test_slept(driver, server, user, other, proxy):
+    """A machine that comes back from sleep asks at once, though the keepalive is not due, and does not wait for a backoff either."""
+    driver.open()
+    driver.sync("r", proxy.port, user, timeout=1000)
+    driver.state("live")
+    proxy.freeze()
+    other.put((A, b"1"))
+    driver("sleep", 60000)
+    driver.state("offline", status="network")
+    proxy.thaw()
+    driver("sleep", 60000)
+    assert driver.wait("change")["value"] == b"1"
+
+
+def test_hurry(driver, server, user, other, proxy):
+    """The caller knows that the network is back."""
+    driver.open()
+    proxy.cut = (UP, 1)
+    driver.sync("r", proxy.port, user, max_backoff=3600000)
+    for _ in range(9):
+        driver.state("offline", status="network")
+        driver("hurry", "r")
+    driver.state("offline", status="network")
+    # minutes by now
+    proxy.cut = None
+    driver("hurry", "r")
+    driver.state("live")
+
+
+def test_nobody_listens(driver, user):
+    import socket
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    driver.open()
+    driver.once("r", port, user, status="network")
+    driver.sync("r", port, user, max_backoff=10)
+    for _ in range(5):
+        driver.state("offline", status="network")
+
+
+def test_server_process_is_killed(driver, make_server, user):
+    """kill -9 of the imap process: the same as a cut."""
+    server = make_server()
+    other = Other(server.login(user))
+    with Proxy(server.port) as proxy:
+        driver.open()
+        driver.sync("r", proxy.port, user, max_backoff=20)
+        driver.state("live")
+        for n in range(5):
+            other.put((A, b"%d" % n))
+            driver.set("r", ("", B, b"%d" % n))
+            pids = [p for p in server.processes() if is_imap_of(p, user)]
+            for pid in pids:
+                if pid != imap_pid(other.client.sock):
+                    os.kill(pid, signal.SIGKILL)
+        driver.set("r", ("", C, b"last"))
+        settled(driver)
+        other.put((A, b"last"))
+        driver.wait("change", value=b"last")
+        driver.wait("consistent")
+        assert driver.list() == {("", e): other.get(e) for e in (A, B, C)}
+        driver("free", "r")
+    # it was killed by us
+    server.close_clients()
+    server.stop()
+    server.destroy()
+
+
+def is_imap_of(pid, user):
+    try:
+        with open("/proc/%d/cmdline" % pid, "rb") as f:
+            return ("[%s " % user).encode() in f.read()
+    except OSError:
+        return False
+
+
+def test_server_is_restarted(driver, make_server, user):
+    server = make_server()
+    driver.open()
+    driver.sync("r", server, user, max_backoff=100)
+    driver.state("live")
+    server.stop()
+    driver.state("offline", status="network")
+    driver.set("r", ("", A, b"meanwhile"))
+    server.start()
+    driver.state("live")
+    settled(driver)
+    assert Other(server.login(user)).get(A) == b"meanwhile"
+
+
+def test_client_is_killed(server, user, other, tmp_path):
+    """kill -9 at random moments of writing, sending and receiving: all that was acknowledged to the caller is there."""
+    written = {}
+    with Driver() as last:
+        for n in range(25):
+            with Driver(directory=last.directory) as driver:
+                driver.open()
+                driver.sync("r", server, user)
+                for i in range(random.randrange(1, 8)):
+                    name = "%s/%d" % (ROOT, random.randrange(6))
+                    driver.set("r", ("", name, b"%d.%d" % (n, i)))
+                    written[name] = b"%d.%d" % (n, i)
+                if n % 3 == 0:
+                    driver.wait("consistent")
+                if n % 2 == 0:
+                    # into the middle of whatever it does
+                    driver.send("hurry", "r")
+                driver.kill()
+        last.open()
+        last.once("r", server, user)
+        assert not last.seen("conflict")
+        assert last.list() == {("", k): v for k, v in written.items()}
+        assert {k: other.get(k) for k in written} == written
+
+
+def test_two_syncs_of_one_replica(driver, server, user):
+    driver.open()
+    driver.open("again", parts=(), path=driver.path("r"))
+    live(driver, "r", server, user)
+    assert driver.sync("again", server, user, status=None)["reply"] == "busy"
+    with Driver(driver.directory) as second:
+        second.open(parts=())
+        assert second.once("r", server, user, status=None)["reply"] == "busy"
+        driver("free", "r")
+        second.once("r", server, user)
+    driver.sync("again", server, user)
+    driver.state("live", replica="again")
