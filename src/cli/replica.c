@@ -132,9 +132,12 @@ static bool has_secret(void *context, const char *label, const char *kind)
 
 static bool is_encrypted(struct cli *cli, const char *subtree)
 {
+	enum dovetail_status status;
 	bool found = false;
 
-	return dovetail_secret_each(cli->replica, subtree, has_secret, &found) == DOVETAIL_OK && found;
+	status = dovetail_secret_each(cli->replica, subtree, has_secret, &found);
+	/* LOCKED: it is, and this replica was never unlocked */
+	return status == DOVETAIL_LOCKED || (status == DOVETAIL_OK && found);
 }
 
 char *cli_encrypted_subtree(struct cli *cli, const char *name)
