@@ -249,6 +249,24 @@ def test_other_subtree_with_yes_takes_nothing_along(devices):
     assert a.entries() == {"x": b"1", "other/y": b"2"}
 
 
+def test_what_waits_for_one_account_is_not_sent_to_another(make_server, tmp_path, user):
+    own = make_server()
+    a = Device(tmp_path / "a", own, user)
+    a.write("x", "1")
+    a.begin("-v")
+    until(lambda: "sent x" in a.words())
+    own.stop()
+    until(lambda: "offline" in a.words())
+    a.write("waits", "2")
+    until(lambda: "sent waits" in a.words())
+    a.kill()
+    own.start()
+    os.remove(a.path("waits"))
+    a.account(host="127.0.0.1", port=own.port, tls="none", user=user + "-other", password="pass")
+    a.once("--yes")
+    assert a.files() == {b"x": b"1"} and a.entries() == {"x": b"1"}
+
+
 def test_conflicting_versions_are_never_overwritten(pair):
     a, b = pair
     a.write("x", "base")
@@ -516,6 +534,25 @@ def test_lost_replica_or_record_removes_nothing(pair):
     assert a.files() == b.files() and len(a.files()) == 5
 
 
+def test_lost_replica_is_filled_before_a_live_mirror_compares(pair):
+    a, b = pair
+    a.write("x", "1")
+    a.write("y", "2")
+    a.once()
+    b.once()
+    for folder, _, names in os.walk(a.state):
+        for name in names:
+            if name.startswith("replica.db"):
+                os.remove(os.path.join(folder, name))
+    a.begin("-v")
+    b.write("z", "3")
+    b.once()
+    a.await_file("z", "3")
+    a.end()
+    assert a.files() == {b"x": b"1", b"y": b"2", b"z": b"3"}
+    assert a.words() == "written z\n"
+
+
 # ---- One at a time, limits, failures ----
 
 def test_second_mirror_of_a_folder_is_refused(devices):
@@ -720,7 +757,8 @@ def test_lost_events_are_found_by_a_comparison(pair):
     a.process.send_signal(signal.SIGSTOP)
     with open("/proc/sys/fs/inotify/max_queued_events") as f:
         events = int(f.read())
-    for n in range(events // 3 + 100):
+    # one for each, as they are of another file than the one before
+    for n in range(events + 100):
         a.write("churn%d" % (n % 50), "%d" % n)
     a.write("last", "2")
     a.process.send_signal(signal.SIGCONT)
