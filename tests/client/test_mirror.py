@@ -1,6 +1,7 @@
 """dovetail mirror against a real server: both ways, conflicts, names, links, removals, what is left alone."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -477,6 +478,29 @@ def test_unmounted_folder_is_noticed(devices):
     os.mkdir(a.folder)
     a.once("--yes")
     assert a.files() == {b"x": b"1"}
+
+
+@pytest.mark.parametrize("how", ["removed", "moved", "replaced"])
+def test_folder_that_goes_away_ends_a_live_mirror(pair, how):
+    a, b = pair
+    a.write("x", "1")
+    a.write("sub/y", "2")
+    a.begin("-v")
+    b.begin()
+    until(lambda: len(b.files()) == 2)
+    if how == "removed":
+        shutil.rmtree(a.folder)
+    else:
+        os.rename(a.folder, a.folder + ".moved")
+        if how == "replaced":
+            os.mkdir(a.folder)
+    assert a.process.wait(60) == FAILED
+    a.process = None
+    assert "the folder has gone" in a.words()
+    b.write("z", "3")
+    b.end()
+    b.once()
+    assert len(b.files()) == len(b.entries()) == 3
 
 
 def test_mass_removal_in_one_step_ends_a_live_mirror(pair):
