@@ -489,7 +489,10 @@ def test_folder_that_goes_away_ends_a_live_mirror(pair, how):
     b.begin()
     until(lambda: len(b.files()) == 2)
     if how == "removed":
+        # one file after the other, which nobody can tell from removals until the last
+        a.process.send_signal(signal.SIGSTOP)
         shutil.rmtree(a.folder)
+        a.process.send_signal(signal.SIGCONT)
     else:
         os.rename(a.folder, a.folder + ".moved")
         if how == "replaced":
