@@ -143,6 +143,49 @@ static int open_folder(struct mirror *mirror, const char *folder, const char *tr
 	return ret;
 }
 
+static bool part_add(struct cli_account *account, const char *mailbox, const char *entry, size_t size, const char *below)
+{
+	struct dovetail_part *part = &account->parts[account->part_count];
+	char *name;
+
+	if (asprintf(&name, "%.*s%s", (int)size, entry, below) < 0)
+		return false;
+	part->scope = DOVETAIL_SCOPE_MAILBOX;
+	part->entry = name;
+	part->mailbox = strdup(mailbox);
+	account->part_count++;
+	return part->mailbox != NULL;
+}
+
+/* What the mirror's replica covers: the subtree, and wherever it may be encrypted from the keys' entries, which are the account's. Without these what is in
+   an encrypted subtree would be sent as it is. */
+static bool set_parts(struct mirror *mirror)
+{
+	struct cli_account *account = mirror->cli->account;
+	const char *prefix = mirror->prefix, *slash;
+	size_t count = 2;
+	bool ok;
+
+	for (slash = prefix; slash != NULL; slash = strchr(slash + 1, '/'))
+		count++;
+	while (account->part_count > 0) {
+		account->part_count--;
+		free((char *)account->parts[account->part_count].mailbox);
+		free((char *)account->parts[account->part_count].entry);
+	}
+	free(account->parts);
+	account->parts = calloc(count, sizeof(*account->parts));
+	if (account->parts == NULL)
+		return false;
+	ok = part_add(account, mirror->mailbox, prefix, strlen(prefix), "");
+	/* keys of what is encrypted below it */
+	if (ok && *mirror->mailbox != '\0')
+		ok = part_add(account, "", prefix, strlen(prefix), "");
+	for (slash = strchr(prefix + 1, '/'); ok && slash != NULL; slash = strchr(slash + 1, '/'))
+		ok = part_add(account, "", prefix, slash - prefix, "/" MIRROR_OWN);
+	return ok;
+}
+
 /* The mirror's own replica in place of the account's. */
 static int open_replica(struct mirror *mirror, const char *folder)
 {
@@ -150,28 +193,13 @@ static int open_replica(struct mirror *mirror, const char *folder)
 	struct dovetail_counts counts;
 	enum dovetail_status status;
 	char *path = state_path(mirror, folder, "replica.db");
-	struct dovetail_part *part = calloc(1, sizeof(*part));
-	unsigned int i;
 	int ret;
 
-	if (path == NULL || part == NULL) {
-		free(path);
-		free(part);
+	if (path == NULL)
 		return cli_fail_memory(mirror->cli);
-	}
-	for (i = 0; i < account->part_count; i++) {
-		free((char *)account->parts[i].mailbox);
-		free((char *)account->parts[i].entry);
-	}
-	free(account->parts);
-	part->scope = DOVETAIL_SCOPE_MAILBOX;
-	part->mailbox = strdup(mirror->mailbox);
-	part->entry = strdup(mirror->prefix);
-	account->parts = part;
-	account->part_count = 1;
 	free(account->replica);
 	account->replica = path;
-	if (part->mailbox == NULL || part->entry == NULL)
+	if (!set_parts(mirror))
 		return cli_fail_memory(mirror->cli);
 	ret = cli_open(mirror->cli);
 	if (ret != CLI_OK)
@@ -181,6 +209,15 @@ static int open_replica(struct mirror *mirror, const char *folder)
 		return cli_fail(mirror->cli, status, NULL);
 	mirror->synced = counts.synced_at != 0;
 	return cli_unlock(mirror->cli, mirror->prefix, false);
+}
+
+static unsigned int name_depth(const char *name)
+{
+	unsigned int depth = 0;
+
+	for (; *name != '\0'; name++)
+		depth += *name == '/';
+	return depth;
 }
 
 static int set_prefix(struct mirror *mirror, const char *subtree)
@@ -194,7 +231,7 @@ static int set_prefix(struct mirror *mirror, const char *subtree)
 		if (*p >= 'A' && *p <= 'Z')
 			*p += 'a' - 'A';
 	}
-	if (strlen(mirror->prefix) > MIRROR_ENTRY_MAX / 2) {
+	if (strlen(mirror->prefix) > MIRROR_ENTRY_MAX / 2 || name_depth(mirror->prefix) > 50) {
 		cli_error(mirror->cli, "the subtree's name is too long");
 		return CLI_USAGE;
 	}

@@ -136,7 +136,7 @@ static bool is_encrypted(struct cli *cli, const char *subtree)
 	bool found = false;
 
 	status = dovetail_secret_each(cli->replica, subtree, has_secret, &found);
-	/* the secrets are known to who has unlocked it once */
+	/* LOCKED: it is, and this replica was never unlocked */
 	return status == DOVETAIL_LOCKED || (status == DOVETAIL_OK && found);
 }
 

@@ -1,6 +1,7 @@
 """dovetail mirror against a real server: both ways, conflicts, names, links, removals, what is left alone."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -249,6 +250,24 @@ def test_other_subtree_with_yes_takes_nothing_along(devices):
     assert a.entries() == {"x": b"1", "other/y": b"2"}
 
 
+def test_what_waits_for_one_account_is_not_sent_to_another(make_server, tmp_path, user):
+    own = make_server()
+    a = Device(tmp_path / "a", own, user)
+    a.write("x", "1")
+    a.begin("-v")
+    until(lambda: "sent x" in a.words())
+    own.stop()
+    until(lambda: "offline" in a.words())
+    a.write("waits", "2")
+    until(lambda: "sent waits" in a.words())
+    a.kill()
+    own.start()
+    os.remove(a.path("waits"))
+    a.account(host="127.0.0.1", port=own.port, tls="none", user=user + "-other", password="pass")
+    a.once("--yes")
+    assert a.files() == {b"x": b"1"} and a.entries() == {"x": b"1"}
+
+
 def test_conflicting_versions_are_never_overwritten(pair):
     a, b = pair
     a.write("x", "base")
@@ -461,6 +480,32 @@ def test_unmounted_folder_is_noticed(devices):
     assert a.files() == {b"x": b"1"}
 
 
+@pytest.mark.parametrize("how", ["removed", "moved", "replaced"])
+def test_folder_that_goes_away_ends_a_live_mirror(pair, how):
+    a, b = pair
+    a.write("x", "1")
+    a.write("sub/y", "2")
+    a.begin("-v")
+    b.begin()
+    until(lambda: len(b.files()) == 2)
+    if how == "removed":
+        # one file after the other, which nobody can tell from removals until the last
+        a.process.send_signal(signal.SIGSTOP)
+        shutil.rmtree(a.folder)
+        a.process.send_signal(signal.SIGCONT)
+    else:
+        os.rename(a.folder, a.folder + ".moved")
+        if how == "replaced":
+            os.mkdir(a.folder)
+    assert a.process.wait(60) == FAILED
+    a.process = None
+    assert "the folder has gone" in a.words()
+    b.write("z", "3")
+    b.end()
+    b.once()
+    assert len(b.files()) == len(b.entries()) == 3
+
+
 def test_mass_removal_in_one_step_ends_a_live_mirror(pair):
     a, b = pair
     for n in range(60):
@@ -514,6 +559,25 @@ def test_lost_replica_or_record_removes_nothing(pair):
             os.remove(path)
     a.once()
     assert a.files() == b.files() and len(a.files()) == 5
+
+
+def test_lost_replica_is_filled_before_a_live_mirror_compares(pair):
+    a, b = pair
+    a.write("x", "1")
+    a.write("y", "2")
+    a.once()
+    b.once()
+    for folder, _, names in os.walk(a.state):
+        for name in names:
+            if name.startswith("replica.db"):
+                os.remove(os.path.join(folder, name))
+    a.begin("-v")
+    b.write("z", "3")
+    b.once()
+    a.await_file("z", "3")
+    a.end()
+    assert a.files() == {b"x": b"1", b"y": b"2", b"z": b"3"}
+    assert a.words() == "written z\n"
 
 
 # ---- One at a time, limits, failures ----
@@ -679,6 +743,36 @@ def test_json_and_verbose(pair):
     assert a.out("mirror", "--once", a.folder) == ""
 
 
+# ---- Encryption ----
+
+@pytest.mark.parametrize("subtree,mailbox", [("vault", None), ("vault/notes", None), ("", None), ("vault", "INBOX"), ("", "INBOX")])
+def test_encrypted_subtree(devices, server, user, subtree, mailbox):
+    """Also if only a part of it, or more than it, is mirrored; and who has no key sends nothing."""
+    a, b, c = devices("a"), devices("b"), devices("c")
+    options = (["--subtree", subtree] if subtree else []) + (["--mailbox", mailbox] if mailbox else [])
+    name = "x" if subtree else "vault/x"
+    key = a.home + "/key"
+    a.run("encrypt", "vault", "--key-file", key, "--create-key-file")
+    for device in (a, b):
+        device.run("sync")
+        device.run("unlock", "vault", "--key-file", key)
+    a.write(name, "plain secret of a")
+    a.once(*options)
+    b.once(*options)
+    assert b.files() == a.files() == {name.encode(): b"plain secret of a"}
+    b.write(name, "plain secret of b")
+    b.once(*options)
+    a.once(*options)
+    assert a.read(name) == b"plain secret of b"
+    c.write(name[:-1] + "y", "plain secret of c")
+    words = c.once(*options, code=None)
+    assert "encrypted" in words or "locked" in words, words
+    for folder, _, names in os.walk(server.home(user)):
+        for store in names:
+            with open(os.path.join(folder, store), "rb") as f:
+                assert b"plain secret" not in f.read()
+
+
 # ---- inotify's limits ----
 
 def test_lost_events_are_found_by_a_comparison(pair):
@@ -690,7 +784,8 @@ def test_lost_events_are_found_by_a_comparison(pair):
     a.process.send_signal(signal.SIGSTOP)
     with open("/proc/sys/fs/inotify/max_queued_events") as f:
         events = int(f.read())
-    for n in range(events // 3 + 100):
+    # one for each, as they are of another file than the one before
+    for n in range(events + 100):
         a.write("churn%d" % (n % 50), "%d" % n)
     a.write("last", "2")
     a.process.send_signal(signal.SIGCONT)
