@@ -69,15 +69,18 @@ def follow(connection, path):
             if reset:
                 gone = {name.encode(): None for name in state["entries"]}
                 arrived, reset = {**gone, **arrived}, False
+            new, lines = dict(state["entries"]), []
             for name, value in arrived.items():
                 name, value = name.decode(), value and value.decode("utf-8", "backslashreplace")
-                if state["entries"].get(name) != value:
-                    state["entries"].pop(name, None) if value is None else state["entries"].update({name: value})
-                    print(name[len(BASE):], "(removed)" if value is None else value, flush=True)
-            arrived, state["mark"] = {}, marker[1].decode()
+                if new.get(name) != value:
+                    new.pop(name, None) if value is None else new.update({name: value})
+                    lines.append("%s %s" % (name[len(BASE):], "(removed)" if value is None else value))
+            arrived, state = {}, {"mark": marker[1].decode(), "entries": new}
             with open(path + ".new", "w") as file:
                 json.dump(state, file)
             os.replace(path + ".new", path)
+            for line in lines:
+                print(line, flush=True)
         elif line.startswith((b"w ", b"* BYE")):
             raise EOFError(line.decode().strip())
 
