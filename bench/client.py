@@ -1,5 +1,5 @@
 """The first sync of a client: the command line fills an empty replica, beside a connection that reads the same bytes and
-throws them away."""
+throws them away, and beside SQLite, which takes as many rows into such a table."""
 
 import os
 import shutil
@@ -36,6 +36,17 @@ def raw(server, user, entries):
     return seconds, None
 
 
+def rows(server, entries):
+    """Seconds of one transaction that inserts so many rows."""
+    path = tempfile.mkdtemp(prefix="sqlite-", dir=server.root)
+    try:
+        printed = subprocess.run([os.path.join(BUILD, "bench/bench-sqlite"), os.path.join(path, "db"), str(entries)],
+                                 check=True, stdout=subprocess.PIPE, text=True).stdout
+        return float(printed), None
+    finally:
+        shutil.rmtree(path)
+
+
 def sync(server, user, entries):
     """Seconds from start to end of the process, and its peak memory in KiB."""
     home = tempfile.mkdtemp(prefix="client-", dir=server.root)
@@ -63,9 +74,10 @@ def run(results):
         for entries in (3000, 100000):
             user, case = "client%d" % entries, "client-%d" % entries
             servers.fill(server, user, entries)
-            samples = {"raw-transfer": [], "dovetail": []}
+            samples = {"raw-transfer": [], "sqlite-insert": [], "dovetail": []}
             for _ in range(rounds):
                 samples["raw-transfer"].append(raw(server, user, entries))
+                samples["sqlite-insert"].append(rows(server, entries))
                 samples["dovetail"].append(sync(server, user, entries))
             results.runs[case] = rounds
             for name, figures in samples.items():

@@ -7,13 +7,15 @@
 #include <string.h>
 #include <time.h>
 
-static bool codec_covers(void *_context, const char *name)
+static enum dovetail_status codec_refresh(void *context)
 {
-	struct crypt_context *context = _context;
+	return crypt_subtrees_load(context);
+}
+
+static bool codec_covers(void *context, const char *name)
+{
 	size_t size;
 
-	/* another handle may have added one */
-	(void)crypt_subtrees_load(context);
 	return crypt_subtree_find(context, name) != NULL || crypt_is_reserved(name, &size);
 }
 
@@ -464,6 +466,7 @@ void crypt_codec_set(struct crypt_context *context)
 {
 	const struct replica_codec codec = {
 		.context = context,
+		.refresh = codec_refresh,
 		.covers = codec_covers,
 		.encode = codec_encode,
 		.decode = codec_decode,

@@ -83,6 +83,8 @@ struct dovetail {
 
 	/* temp.changed.id of the last one that was told */
 	int64_t changed_id;
+	/* Before these: entries with ids above fresh_told, up to fresh_last, came into an empty replica, and are not in temp.changed */
+	int64_t fresh_told, fresh_last;
 
 	struct replica_holder got, got_raw, changed, mark, local, refused;
 };
@@ -118,6 +120,8 @@ replica_name(struct dovetail *replica, const char *name, bool part, char *name_r
 enum dovetail_status
 replica_mailbox(struct dovetail *replica, const char *mailbox, const char **mailbox_r, enum dovetail_status status);
 bool replica_value_same(const struct replica_value *a, const struct replica_value *b);
+/* Before replica_covered() and replica_decode(); replica_begin() does it. */
+enum dovetail_status replica_codec_refresh(struct dovetail *replica);
 bool replica_covered(const struct dovetail *replica, const char *name);
 /* The user's form of a value: what the codec says, or itself. Valid until the codec's next call. */
 enum dovetail_status

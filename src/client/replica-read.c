@@ -161,6 +161,8 @@ struct dovetail_iter {
 	/* the first name behind all that is below name */
 	char *name_end, *name_slash;
 	bool values, raw;
+	/* there was a first row */
+	bool started;
 	sqlite3 *db;
 	sqlite3_stmt *stmt;
 	struct replica_holder holder;
@@ -284,6 +286,13 @@ static enum dovetail_status iter_next(struct dovetail_iter *iter, struct dovetai
 			return DOVETAIL_NOT_FOUND;
 		default:
 			return replica_db_fail(iter->replica, iter->db, "iterate");
+		}
+		/* not before the view is there: what is encrypted in it has to be known */
+		if (!iter->started) {
+			status = replica_codec_refresh(iter->replica);
+			if (status != DOVETAIL_OK)
+				return status;
+			iter->started = true;
 		}
 		view_columns(iter->stmt, &view);
 		status = replica_show(iter->replica, &view, iter->values, iter->raw, &iter->holder, entry_r);

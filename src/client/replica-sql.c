@@ -189,13 +189,6 @@ void replica_value_column(sqlite3_stmt *stmt, int kind, int value, struct replic
 
 /* -- transactions */
 
-enum dovetail_status replica_begin(struct dovetail *replica, bool write)
-{
-	if (write && (replica->flags & DOVETAIL_OPEN_READONLY) != 0)
-		return replica_fail(replica, DOVETAIL_INVALID, "%s is open for reading only", replica->path);
-	return write ? replica_run(replica, "begin", "BEGIN IMMEDIATE", "") : replica_run(replica, "begin", "BEGIN", "");
-}
-
 enum dovetail_status replica_end(struct dovetail *replica, enum dovetail_status status)
 {
 	unsigned int i;
@@ -207,6 +200,21 @@ enum dovetail_status replica_end(struct dovetail *replica, enum dovetail_status 
 		status = replica_run(replica, "commit", "COMMIT", "");
 	if (sqlite3_get_autocommit(replica->db) == 0)
 		(void)sqlite3_exec(replica->db, "ROLLBACK", NULL, NULL, NULL);
+	return status;
+}
+
+enum dovetail_status replica_begin(struct dovetail *replica, bool write)
+{
+	enum dovetail_status status;
+
+	if (write && (replica->flags & DOVETAIL_OPEN_READONLY) != 0)
+		return replica_fail(replica, DOVETAIL_INVALID, "%s is open for reading only", replica->path);
+	status = write ? replica_run(replica, "begin", "BEGIN IMMEDIATE", "") : replica_run(replica, "begin", "BEGIN", "");
+	if (status == DOVETAIL_OK) {
+		status = replica_codec_refresh(replica);
+		if (status != DOVETAIL_OK)
+			(void)replica_end(replica, status);
+	}
 	return status;
 }
 

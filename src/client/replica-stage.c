@@ -218,6 +218,17 @@ enum dovetail_status replica_stage_drop(struct dovetail *replica)
 
 enum dovetail_status replica_changed(struct dovetail *replica, const char *mailbox, const char *name)
 {
+	enum dovetail_status status;
+	int64_t fresh;
+
+	/* It will be told in any case */
+	if (replica->fresh_told < replica->fresh_last) {
+		status = replica_number(replica, "note a change", &fresh, "SELECT EXISTS(SELECT 1 FROM entry"
+			" WHERE mailbox = ?1 AND name = ?2 AND hidden = 0 AND id > ?3 AND id <= ?4)", "ttii", mailbox, name, replica->fresh_told,
+			replica->fresh_last);
+		if (status != DOVETAIL_OK || fresh != 0)
+			return status;
+	}
 	/* REPLACE: one that was told already, and has changed again, is told again */
 	return replica_run(replica, "note a change", "INSERT OR REPLACE INTO temp.changed(mailbox, name) VALUES(?1, ?2)", "tt", mailbox,
 			   name);
@@ -248,32 +259,59 @@ changed_show(struct dovetail *replica, const char *mailbox, const char *name, st
 	return DOVETAIL_OK;
 }
 
-enum dovetail_status replica_changed_next(struct dovetail *replica, struct dovetail_entry *entry_r)
+/* The next one of the query, told by its id: *id_r. */
+static enum dovetail_status
+changed_step(struct dovetail *replica, sqlite3_stmt *stmt, struct dovetail_entry *entry_r, int64_t *id_r)
 {
-	enum dovetail_status status;
-	sqlite3_stmt *stmt;
+	enum dovetail_status status = replica_step(replica, stmt, "read changes");
 	int64_t id;
 
-	stmt = replica_query(replica, "SELECT id, mailbox, name FROM temp.changed WHERE id > ?1 ORDER BY id LIMIT 1", "i",
-			     replica->changed_id);
-	status = replica_step(replica, stmt, "read changes");
-	if (status == DOVETAIL_NOT_FOUND && replica->changed_id > 0) {
-		/* All at once is cheaper than one by one */
-		status = replica_run(replica, "read changes", "DELETE FROM temp.changed", "");
-		if (status == DOVETAIL_OK)
-			replica->changed_id = 0;
-		status = status == DOVETAIL_OK ? DOVETAIL_NOT_FOUND : status;
-	}
-	if (status == DOVETAIL_NOT_FOUND)
-		return replica_fail(replica, status, "no more changes");
 	if (status != DOVETAIL_OK)
 		return status;
 	id = sqlite3_column_int64(stmt, 0);
 	status = changed_show(replica, (const char *)sqlite3_column_text(stmt, 1), (const char *)sqlite3_column_text(stmt, 2), entry_r);
-	(void)sqlite3_reset(stmt);
 	if (status == DOVETAIL_OK)
-		replica->changed_id = id;
+		*id_r = id;
 	return status;
+}
+
+/* In a transaction. */
+static enum dovetail_status changed_find(struct dovetail *replica, struct dovetail_entry *entry_r)
+{
+	enum dovetail_status status;
+
+	if (replica->fresh_told < replica->fresh_last) {
+		status = changed_step(replica, replica_query(replica, "SELECT id, mailbox, name FROM entry WHERE id > ?1 AND id <= ?2"
+				      " AND hidden = 0 ORDER BY id LIMIT 1", "ii", replica->fresh_told, replica->fresh_last),
+				      entry_r, &replica->fresh_told);
+		if (status != DOVETAIL_NOT_FOUND)
+			return status;
+		replica->fresh_told = replica->fresh_last;
+	}
+	status = changed_step(replica, replica_query(replica, "SELECT id, mailbox, name FROM temp.changed WHERE id > ?1 ORDER BY id LIMIT 1",
+			      "i", replica->changed_id), entry_r, &replica->changed_id);
+	if (status != DOVETAIL_NOT_FOUND || replica->changed_id == 0)
+		return status;
+	/* All at once is cheaper than one by one */
+	status = replica_run(replica, "read changes", "DELETE FROM temp.changed", "");
+	if (status != DOVETAIL_OK)
+		return status;
+	replica->changed_id = 0;
+	return DOVETAIL_NOT_FOUND;
+}
+
+enum dovetail_status replica_changed_next(struct dovetail *replica, struct dovetail_entry *entry_r)
+{
+	enum dovetail_status status;
+	bool found;
+
+	status = replica_begin(replica, false);
+	if (status != DOVETAIL_OK)
+		return status;
+	status = changed_find(replica, entry_r);
+	found = status != DOVETAIL_NOT_FOUND;
+	status = replica_end(replica, found ? status : DOVETAIL_OK);
+	return status != DOVETAIL_OK || found ? status : replica_fail(replica, DOVETAIL_NOT_FOUND, "no more changes");
 }
 
 /* -- the marker */
@@ -282,6 +320,9 @@ struct swap {
 	struct replica_meta before;
 	uint32_t epoch;
 	uint64_t modseq;
+	/* There were no entries: nothing to compare with, and what came needs no list of its own, the ids say it */
+	bool fresh;
+	int64_t fresh_first, fresh_last;
 };
 
 /* Copies what decode() says, since its memory is good for one value only. */
@@ -386,7 +427,7 @@ apply_value(struct dovetail *replica, const struct swap *swap, const char *mailb
 			status = decoded_same(replica, mailbox, wire, &before, value, &hardly);
 			coded.hidden = hidden;
 		}
-		if (status == DOVETAIL_OK && !hardly)
+		if (status == DOVETAIL_OK && !hardly && !swap->fresh)
 			status = replica_changed(replica, mailbox, name);
 		if (status != DOVETAIL_OK)
 			return status;
@@ -402,7 +443,7 @@ apply_value(struct dovetail *replica, const struct swap *swap, const char *mailb
 		(int64_t)value->size, value);
 }
 
-static enum dovetail_status apply_row(struct dovetail *replica, const struct swap *swap, sqlite3_stmt *staged)
+static enum dovetail_status apply_row(struct dovetail *replica, struct swap *swap, sqlite3_stmt *staged)
 {
 	const char *mailbox = (const char *)sqlite3_column_text(staged, 0), *wire = (const char *)sqlite3_column_text(staged, 1);
 	struct replica_value value;
@@ -414,6 +455,15 @@ static enum dovetail_status apply_row(struct dovetail *replica, const struct swa
 	if (!replica_parts_cover(replica, mailbox, wire))
 		return DOVETAIL_OK;
 	replica_value_column(staged, 2, 3, &value);
+	if (swap->fresh) {
+		if (value.kind == REPLICA_REMOVED)
+			return DOVETAIL_OK;
+		status = apply_value(replica, swap, mailbox, wire, &value, NULL);
+		swap->fresh_last = sqlite3_last_insert_rowid(replica->db);
+		if (swap->fresh_first == 0)
+			swap->fresh_first = swap->fresh_last;
+		return status;
+	}
 	old = replica_query(replica, "SELECT id, name, hidden, write_id, kind, value, modseq FROM entry"
 			    " WHERE mailbox = ?1 AND wire = ?2", "tt", mailbox, wire);
 	status = replica_step(replica, old, "apply");
@@ -439,11 +489,16 @@ static enum dovetail_status apply_row(struct dovetail *replica, const struct swa
 	return status;
 }
 
-static enum dovetail_status apply_staged(struct dovetail *replica, const struct swap *swap)
+static enum dovetail_status apply_staged(struct dovetail *replica, struct swap *swap)
 {
 	enum dovetail_status status;
 	sqlite3_stmt *stmt;
+	int64_t any;
 
+	status = replica_number(replica, "apply", &any, "SELECT EXISTS(SELECT 1 FROM entry)", "");
+	if (status != DOVETAIL_OK)
+		return status;
+	swap->fresh = any == 0;
 	stmt = replica_query(replica, "SELECT mailbox, wire, kind, value FROM stage ORDER BY id", "");
 	while ((status = replica_step(replica, stmt, "apply")) == DOVETAIL_OK) {
 		status = apply_row(replica, swap, stmt);
@@ -555,7 +610,12 @@ replica_stage_consistent(struct dovetail *replica, const char *mark, uint64_t ma
 		status = swap_in(replica, &swap, mark, max_removals, reset_r);
 	status = replica_end(replica, status);
 	/* On failure it stays staged, in memory */
-	if (status == DOVETAIL_OK)
-		buffer_clear(replica);
-	return status;
+	if (status != DOVETAIL_OK)
+		return status;
+	buffer_clear(replica);
+	if (swap.fresh_first != 0) {
+		replica->fresh_told = swap.fresh_first - 1;
+		replica->fresh_last = swap.fresh_last;
+	}
+	return DOVETAIL_OK;
 }

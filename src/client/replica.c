@@ -182,6 +182,13 @@ void *replica_get_codec_context(const struct dovetail *replica)
 	return replica->has_codec ? replica->codec.context : NULL;
 }
 
+enum dovetail_status replica_codec_refresh(struct dovetail *replica)
+{
+	if (!replica->has_codec || replica->codec.refresh == NULL)
+		return DOVETAIL_OK;
+	return replica->codec.refresh(replica->codec.context);
+}
+
 bool replica_covered(const struct dovetail *replica, const char *name)
 {
 	return replica->has_codec && replica->codec.covers(replica->codec.context, name);

@@ -122,7 +122,9 @@ struct replica_coded {
 /* Results are the codec's and valid until its next call. Callbacks may call replica_local_*(), replica_get_raw(), replica_is_pending() and replica_fail(), nothing else. */
 struct replica_codec {
 	void *context;
-	/* Whether the (user's or wire's) name is in an encrypted subtree; all else passes unchanged. */
+	/* Called as each transaction and each iterator begins: what other handles have changed. May be NULL. */
+	enum dovetail_status (*refresh)(void *context);
+	/* Whether the (user's or wire's) name is in an encrypted subtree; all else passes unchanged. Called for each entry: nothing is read for it. */
 	bool (*covers)(void *context, const char *name);
 	/* The user has written. data NULL: removes; then only the name counts. LOCKED etc. fail the write. In the write transaction. */
 	enum dovetail_status (*encode)(void *context, const char *mailbox, const char *name, const void *data, size_t size,
