@@ -304,7 +304,7 @@ enum dovetail_notice {
 	DOVETAIL_NOTICE_REFUSED,
 	/* an encrypted value that cannot be read: locked, wrong key, damaged or moved */
 	DOVETAIL_NOTICE_UNREADABLE,
-	/* the server shows an older encrypted value than this device has seen, or hides one that it knows to exist */
+	/* the server shows an older encrypted value, or an older set of keys, than this device has seen, or hides the keys */
 	DOVETAIL_NOTICE_ROLLBACK
 };
 
@@ -402,17 +402,22 @@ struct dovetail_encrypt_options {
 	bool hide_names;
 };
 /* Encrypts the subtree from now on (what is in it is written anew, encrypted), with a first secret. INVALID if it, a part of it, or what it is
-   part of is encrypted already. Needs a sync that has brought a consistent state, so that two devices do not both begin. */
+   part of is encrypted already, or if the parts do not cover it in the account (""), where its keys are. BUSY: writes wait in it. Needs a sync that
+   has brought a consistent state, so that two devices do not both begin; if they do, the later one gets a notice and needs the other's secret. The
+   secret's label is "first". */
 enum dovetail_status
 dovetail_encrypt(struct dovetail *replica, const char *subtree, const struct dovetail_secret *secret,
 		 const struct dovetail_encrypt_options *options);
-/* Gives this open replica the key; for each time it is opened. *secret is not kept. LOCKED-flagged entries become readable. */
+/* Gives this open replica the key; for each time it is opened. *secret is not kept. LOCKED-flagged entries become readable.
+   NOT_FOUND: not encrypted, as far as the replica knows. LOCKED: the secret opens only writes of this device that wait since another device was
+   first to encrypt the subtree. */
 enum dovetail_status dovetail_unlock(struct dovetail *replica, const char *subtree, const struct dovetail_secret *secret);
 /* A further secret for the subtree (unlocked), with a name for it ("laptop"); removing one; the last cannot be removed. Who has removed a secret
    rotates the key, too, since it was known. */
 enum dovetail_status
 dovetail_secret_add(struct dovetail *replica, const char *subtree, const char *label, const struct dovetail_secret *secret);
 enum dovetail_status dovetail_secret_remove(struct dovetail *replica, const char *subtree, const char *label);
+/* kind: "passphrase" or "key-file". LOCKED: the subtree was never unlocked in this replica. */
 enum dovetail_status
 dovetail_secret_each(struct dovetail *replica, const char *subtree, bool (*each)(void *context, const char *label, const char *kind), void *context);
 /* A new data key for all that is written from now on, and all that is there is written anew. Wrapped for the given secrets only: others are

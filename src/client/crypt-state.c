@@ -350,11 +350,12 @@ enum dovetail_status
 crypt_ring_accept(struct crypt_context *context, struct crypt_subtree *subtree, struct crypt_ring *ring, const void *text, size_t size,
 		  bool confirmed)
 {
+	bool keep = !replica_is_readonly(context->replica);
 	struct crypt_known known;
 	enum dovetail_status status;
 
 	status = crypt_known_get(context, subtree->name, &known);
-	if (status == DOVETAIL_OK)
+	if (status == DOVETAIL_OK && keep)
 		status = crypt_text_set(context, "ring", subtree->name, text, size);
 	if (status == DOVETAIL_OK) {
 		known.unconfirmed = !confirmed;
@@ -365,7 +366,7 @@ crypt_ring_accept(struct crypt_context *context, struct crypt_subtree *subtree, 
 			known.generation = ring->generation;
 			crypt_text_hash(text, size, known.hash);
 		}
-		status = crypt_known_set(context, subtree->name, &known);
+		status = keep ? crypt_known_set(context, subtree->name, &known) : DOVETAIL_OK;
 	}
 	if (status != DOVETAIL_OK) {
 		crypt_ring_free(ring);

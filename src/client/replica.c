@@ -161,6 +161,11 @@ bool replica_value_same(const struct replica_value *a, const struct replica_valu
 	return a->size == b->size && (a->size == 0 || memcmp(a->data, b->data, a->size) == 0);
 }
 
+bool replica_is_readonly(const struct dovetail *replica)
+{
+	return (replica->flags & DOVETAIL_OPEN_READONLY) != 0;
+}
+
 /* -- the codec */
 
 void replica_set_codec(struct dovetail *replica, const struct replica_codec *codec)

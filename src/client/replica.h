@@ -148,6 +148,7 @@ void *replica_get_codec_context(const struct dovetail *replica);
 enum dovetail_status replica_decode_again(struct dovetail *replica, const char *subtree, bool tell);
 /* The entry as on the wire, by its wire name, with local writes. Valid until the next call of this function. */
 enum dovetail_status replica_get_raw(struct dovetail *replica, const char *mailbox, const char *wire_name, struct dovetail_entry *entry_r);
+bool replica_is_readonly(const struct dovetail *replica);
 /* Is there a write on it, or a removal, that waits? false on failure, too. */
 bool replica_is_pending(struct dovetail *replica, const char *mailbox, const char *wire_name);
 /* dovetail_iter_open() for entries as on the wire, hidden ones too; in the order of the users' names. */

@@ -441,6 +441,31 @@ static void do_get(struct slot *slot, char **args)
 	put_end();
 }
 
+/* subtree, "pass:..." or a key file's path ("-": none), label or "hide" */
+static enum dovetail_status do_crypt(struct slot *slot, const char *what, char **args)
+{
+	const struct dovetail_encrypt_options options = { .hide_names = strcmp(args[2], "hide") == 0 };
+	struct dovetail_secret secret = { 0 };
+
+	if (strncmp(args[1], "pass:", 5) == 0) {
+		secret.passphrase = args[1] + 5;
+		secret.passphrase_size = strlen(args[1] + 5);
+	} else {
+		secret.key_file = args[1];
+	}
+	if (strcmp(what, "begin") == 0)
+		return dovetail_encrypt(slot->replica, args[0], &secret, &options);
+	if (strcmp(what, "unlock") == 0)
+		return dovetail_unlock(slot->replica, args[0], &secret);
+	if (strcmp(what, "add") == 0)
+		return dovetail_secret_add(slot->replica, args[0], args[2], &secret);
+	if (strcmp(what, "remove") == 0)
+		return dovetail_secret_remove(slot->replica, args[0], args[2]);
+	if (strcmp(what, "rotate") == 0)
+		return dovetail_rotate_key(slot->replica, args[0], args[2], &secret);
+	abort();
+}
+
 static void command(char **fields, unsigned int count)
 {
 	struct slot *slot = count > 1 ? find(fields[1]) : NULL;
@@ -494,6 +519,8 @@ static void command(char **fields, unsigned int count)
 		status = do_sync(slot, args, count - 2, false);
 	} else if (strcmp(word, "once") == 0) {
 		status = do_sync(slot, args, count - 2, true);
+	} else if (strncmp(word, "crypt ", 6) == 0) {
+		status = do_crypt(slot, word + 6, args);
 	} else if (strcmp(word, "hurry") == 0) {
 		dovetail_sync_hurry(slot->sync);
 	} else if (strcmp(word, "free") == 0) {

@@ -333,6 +333,13 @@ static void test_two_begin(void **state)
 	assert_string_equal(notices(&f->a), "");
 }
 
+static void no_clear_name(void *context, const char *mailbox, const char *name, const char *value)
+{
+	(void)context;
+	(void)mailbox;
+	assert_true(value == NULL || (strstr(name, "early") == NULL && strstr(value, "words") == NULL));
+}
+
 /* What another device queued before it knew of the encryption never leaves in clear text. */
 static void test_waiting_in_clear_text(void **state)
 {
@@ -348,6 +355,8 @@ static void test_waiting_in_clear_text(void **state)
 	put(f->b.replica, "", "/private/vendor/example/clear", "as it is");
 	device_sync(f, &f->a);
 	encrypt_at(f, &f->a, true, 0);
+	/* not for a moment */
+	f->server.committed = no_clear_name;
 	device_sync(f, &f->a);
 	device_sync(f, &f->b);
 	assert_false(server_has(f, "words"));
@@ -453,6 +462,25 @@ static void test_roll_back(void **state)
 	free(first);
 	free(second);
 	free(third);
+}
+
+/* What this device has written itself, and nobody else has touched. */
+static void test_roll_back_own(void **state)
+{
+	struct fixture2 *f = *state;
+	char *first;
+
+	both(f, false);
+	put(f->a.replica, "", S "/x", "one");
+	device_sync(f, &f->a);
+	first = server_value(f, "", S "/x");
+	put(f->a.replica, "", S "/x", "two");
+	device_sync(f, &f->a);
+	server_put(&f->server, "", S "/x", first);
+	device_sync(f, &f->a);
+	assert_string_equal(notices(&f->a), "rollback " S "/x;");
+	assert_int_equal(get_flags(f->a.replica, "", S "/x"), DOVETAIL_ENTRY_DAMAGED);
+	free(first);
 }
 
 /* Ordinary life: no false alarm by conflicts, lost answers, and writes on top of writes. */
@@ -612,10 +640,14 @@ static void test_secrets_at_once(void **state)
 {
 	struct fixture2 *f = *state;
 	const struct dovetail_secret second = secret_of(f, 1), third = secret_of(f, 2);
+	struct dovetail_entry entry;
+	char *other;
 
 	both(f, false);
 	must(f->a.replica, dovetail_secret_add(f->a.replica, S, "second", &second));
 	must(f->b.replica, dovetail_secret_add(f->b.replica, S, "third", &third));
+	must(f->b.replica, replica_get_raw(f->b.replica, "", RING, &entry));
+	other = strdup(entry.data);
 	device_sync(f, &f->a);
 	device_sync(f, &f->b);
 	put(f->b.replica, "", S "/x", "ex");
@@ -624,6 +656,12 @@ static void test_secrets_at_once(void **state)
 	assert_string_equal(get(f->a.replica, "", S "/x"), "ex");
 	assert_int_equal(unlock(f, &f->b, 1), DOVETAIL_OK);
 	assert_int_equal(unlock(f, &f->b, 2), DOVETAIL_WRONG_KEY);
+	/* the server shows the one that lost, which has the same number */
+	assert_string_equal(notices(&f->a), "");
+	server_put(&f->server, "", RING, other);
+	device_sync(f, &f->a);
+	assert_string_equal(notices(&f->a), "rollback " S ";");
+	free(other);
 }
 
 /* A rotation with an end of the process after each set that it sends; either device may go on with it. */
@@ -792,6 +830,7 @@ int main(void)
 		TEST(test_waiting_in_clear_text),
 		TEST(test_swaps),
 		TEST(test_roll_back),
+		TEST(test_roll_back_own),
 		TEST(test_no_false_alarm),
 		TEST(test_rename),
 		TEST(test_conflict),
