@@ -324,6 +324,8 @@ def test_storm(driver, server, user, other, seed):
             r = chance.choice("xyz")
             chosen = chance.sample(names, chance.randrange(1, 4))
             driver.set(r, *[("", n, chance.choice([None, b"%d" % step, b"%d" % step * 500])) for n in chosen])
+            if chance.random() < 0.2:
+                proxy.reset()
             if chance.random() < 0.02:
                 server.doveadm("metasync", "new-epoch", "-u", user)
             if chance.random() < 0.1:
