@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "cli.h"
+#include "mirror.h"
 
 static int cmd_help(struct cli *cli);
 
@@ -23,6 +24,8 @@ static const struct cli_command commands[] = {
 	  "The command is run without a shell, for one change after the other. The value is its standard input. Its environment has\n"
 	  "DOVETAIL_EVENT (set, removed), DOVETAIL_ENTRY, DOVETAIL_NAME (short), DOVETAIL_MAILBOX, DOVETAIL_MODSEQ, DOVETAIL_SIZE.\n",
 	  cmd_watch },
+	{ "mirror", "DIR", "keep a folder in step with the entries, both ways, live",
+	  "Files become entries and entries files. See dovetail-mirror(1).\n", cmd_mirror },
 	{ "sync", "", "send what waits, and bring what is new", NULL, cmd_sync },
 	{ "status", "", "show the account, the replica and what waits", NULL, cmd_status },
 	{ "export", "[NAME]", "write entries as JSON lines", NULL, cmd_export },

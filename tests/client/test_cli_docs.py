@@ -56,6 +56,8 @@ def test_the_manual_page_has_all_commands_and_options(commands):
     man = text("docs/man/dovetail.1")
     sections = dict(re.findall(r"^\.SS ([a-z]+)\b(.*?)(?=^\.S[SH])", man, re.M | re.S))
     common = re.search(r"^\.SH OPTIONS(.*?)^\.SH", man, re.M | re.S).group(1)
+    # it has a page of its own
+    sections["mirror"] += re.search(r"^\.SH OPTIONS(.*?)^\.SH", text("docs/man/dovetail-mirror.1"), re.M | re.S).group(1)
     # what they have in common is said once
     shared = {"unlock": "encrypt", "secret": "encrypt", "rotate": "encrypt"}
     for name, (own, every) in commands.items():
@@ -97,7 +99,7 @@ def test_the_keys_of_the_account_file_are_documented():
 def test_the_manual_pages_are_well_formed():
     if shutil.which("groff") is None:
         pytest.skip("groff is not installed")
-    for name in ("dovetail.1", "dovetail-account.5"):
+    for name in ("dovetail.1", "dovetail-account.5", "dovetail-mirror.1"):
         done = subprocess.run(["groff", "-man", "-ww", "-z", os.path.join(TREE, "docs/man", name)], capture_output=True)
         assert (done.returncode, done.stderr) == (0, b"")
 
@@ -147,4 +149,5 @@ def test_it_is_built_on_the_public_header_alone():
         for include in re.findall(r'^#include "([^"]+)"', text("src/cli/" + name), re.M):
             assert include == "dovetail.h" or os.path.exists(os.path.join(folder, include)), (name, include)
     needed = subprocess.run(["readelf", "-d", DOVETAIL], capture_output=True, text=True).stdout
-    assert "libdovetail.so.0" in needed and "libsqlite" not in needed and "libcurl" not in needed
+    # SQLite is there for the mirror's own record
+    assert "libdovetail.so.0" in needed and "libcurl" not in needed

@@ -1,0 +1,72 @@
+#ifndef MIRROR_RECORD_H
+#define MIRROR_RECORD_H
+
+/* What was last in step (mirror-record.c): for each entry the hash of the value that both the file and the replica had, and the file's stat then. Without it
+   nobody could tell an edit here from one elsewhere, nor a removal from a new file. A small SQLite database beside the mirror's replica. It also has the
+   lists of this run: what has to be looked at and when, and what a comparison has seen. */
+
+#include <sqlite3.h>
+
+#include "mirror-dir.h"
+
+struct mirror_record {
+	sqlite3 *db;
+	/* by number of the statements in mirror-record.c */
+	sqlite3_stmt *statements[24];
+	unsigned int statement_count;
+	const char *sql[24];
+	char error[512];
+};
+
+struct mirror_base {
+	/* false: not in step, or not there */
+	bool known;
+	/* Both sides have changed it, and the library has dropped what was written here: the file is no version of what is on the server. */
+	bool conflict;
+	unsigned char hash[MIRROR_HASH_SIZE];
+	struct mirror_stat stat;
+};
+
+/* false in all functions: record->error */
+bool mirror_record_open(struct mirror_record *record, const char *path);
+void mirror_record_close(struct mirror_record *record);
+
+/* A text that is kept, "" if there is none; at most size - 1 octets. */
+bool mirror_record_meta(struct mirror_record *record, const char *key, char *value_r, size_t size);
+bool mirror_record_set_meta(struct mirror_record *record, const char *key, const char *value);
+/* Nothing was ever in step. */
+bool mirror_record_clear(struct mirror_record *record);
+
+bool mirror_record_get(struct mirror_record *record, const char *name, struct mirror_base *base_r);
+bool mirror_record_put(struct mirror_record *record, const char *name, const struct mirror_base *base);
+bool mirror_record_remove(struct mirror_record *record, const char *name);
+bool mirror_record_count(struct mirror_record *record, uint64_t *count_r);
+
+/* ---- The lists of this run ---- */
+
+/* The entry is to be looked at, not before due (ms). What is listed already keeps the earlier of both times. */
+bool mirror_record_look(struct mirror_record *record, const char *name, int64_t due);
+/* Moves the list of all that is due at now to the work of one step; *count_r of them, *known_r of these have a base. */
+bool mirror_record_begin(struct mirror_record *record, int64_t now, uint64_t *count_r, uint64_t *known_r);
+/* The next of the work behind after, in order; first: the first one. */
+bool mirror_record_next(struct mirror_record *record, const char *after, bool first, char name_r[MIRROR_ENTRY_MAX + 1], bool *found_r);
+/* It is done. */
+bool mirror_record_done(struct mirror_record *record, const char *name);
+/* All that is still in the work is to be looked at again. */
+bool mirror_record_put_back(struct mirror_record *record, int64_t due);
+/* When the next is due; -1: none. */
+bool mirror_record_due(struct mirror_record *record, int64_t *due_r);
+
+enum { MIRROR_SEEN_FILE = 1, MIRROR_SEEN_ENTRY = 2 };
+bool mirror_record_unsee(struct mirror_record *record);
+bool mirror_record_see(struct mirror_record *record, const char *name, unsigned int what);
+bool mirror_record_seen_count(struct mirror_record *record, unsigned int what, uint64_t *count_r);
+/* All with a base that were not seen as what are to be looked at. */
+bool mirror_record_look_unseen(struct mirror_record *record, unsigned int what, int64_t due);
+
+/* false if this was told already in this run */
+bool mirror_record_tell(struct mirror_record *record, const char *text);
+
+bool mirror_record_transaction(struct mirror_record *record, bool begin);
+
+#endif
