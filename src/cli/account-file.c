@@ -13,7 +13,8 @@
 
 #define ACCOUNT_FILE_MAX (256 * 1024)
 
-/* $variable/dovetail if it is absolute (the XDG base directory specification), else ~/preset/dovetail. free(); NULL: printed why. */
+/* $variable/dovetail if it is absolute (the XDG base directory specification), else ~/preset/dovetail. free(); NULL:
+   printed why. */
 static char *xdg_directory(struct cli *cli, const char *variable, const char *preset, int *exit_r)
 {
 	const char *base = getenv(variable), *home = getenv("HOME");

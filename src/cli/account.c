@@ -1,4 +1,5 @@
-/* The account file: lines of "key = value" (dovetail-account(5)). Read here; found, checked and written in account-file.c. */
+/* The account file: lines of "key = value" (dovetail-account(5)). Read here; found, checked and written in
+   account-file.c. */
 
 #include <errno.h>
 #include <limits.h>

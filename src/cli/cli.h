@@ -1,13 +1,14 @@
 #ifndef CLI_H
 #define CLI_H
 
-/* What the commands of dovetail share: options, the account, the replica, syncing once, exit codes, printing, progress, prompts.
-   A command is one function in a file cmd-*.c (mirror*.c) and a row of the table in main.c. Everything is built on the public header of
-   the library alone. There are no globals: struct cli is the whole state. */
+/* What the commands of dovetail share: options, the account, the replica, syncing once, exit codes, printing,
+   progress, prompts. A command is one function in a file cmd-*.c (mirror*.c) and a row of the table in main.c.
+   Everything is built on the public header of the library alone. There are no globals: struct cli is the whole state. */
 
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <sys/types.h>
 
 #include "dovetail.h"
 
@@ -66,13 +67,14 @@ struct cli_option {
 	const char **string;
 	/* a number without sign */
 	uint64_t *number;
-	/* as string, for options that may be given several times; NULL-terminated and owned by the caller: free() the list */
+	/* as string, for options that may be given several times; NULL-terminated and owned by the caller: free() the
+	   list */
 	const char ***list;
 };
 
-/* Parses what follows the command's name: its options (on the caller's stack) and the common ones in any order, then leaves the others in
-   cli->args: at least min, at most max. false: *exit_r is to be returned (--help was printed, or an error). Options are not abbreviated;
-   "--" ends them. */
+/* Parses what follows the command's name: its options (on the caller's stack) and the common ones in any order, then
+   leaves the others in cli->args: at least min, at most max. false: *exit_r is to be returned (--help was printed, or
+   an error). Options are not abbreviated; "--" ends them. */
 bool cli_parse(struct cli *cli, const struct cli_option *options, unsigned int min, unsigned int max, int *exit_r);
 /* The same, but what comes after "--" is not part of cli->args: it is in cli->rest (NULL if there was no "--"). */
 bool cli_parse_rest(struct cli *cli, const struct cli_option *options, unsigned int min, unsigned int max, int *exit_r);
@@ -144,8 +146,8 @@ struct cli_account {
 int cli_account_load(struct cli *cli);
 /* The path that it would be read from; free(). NULL: printed why, with *exit_r. */
 char *cli_account_path(struct cli *cli, int *exit_r);
-/* Fills in the defaults and the values that are given in lines of text, which is changed. path is for messages and defaults.
-   Returns NULL and an exit code after printing the error. */
+/* Fills in the defaults and the values that are given in lines of text, which is changed. path is for messages and
+   defaults. Returns NULL and an exit code after printing the error. */
 struct cli_account *cli_account_parse(struct cli *cli, const char *path, char *text, int *exit_r);
 void cli_account_free(struct cli_account *account);
 /* Makes it the one of cli, which owns it then, and finds its replica's place. An exit code. */
@@ -154,15 +156,17 @@ int cli_account_use(struct cli *cli, struct cli_account *account);
 int cli_make_directories(struct cli *cli, const char *path);
 /* Replaces the file (mode 0600) as a whole, or not at all. An exit code. */
 int cli_account_write(struct cli *cli, const char *path, const char *text, size_t size);
-/* Writes the file anew, without the lines on a secret of the subtree, and with line (NULL: none) at its end. An exit code. */
+/* Writes the file anew, without the lines on a secret of the subtree, and with line (NULL: none) at its end. An exit
+   code. */
 int cli_account_note_key(struct cli *cli, const char *subtree, const char *line);
-/* "a b" from "\"a b\" c": the first word of *text, with quotes and backslashes undone in place; moves *text behind it and blanks.
-   NULL: no word, or a quote without its end. */
+/* "a b" from "\"a b\" c": the first word of *text, with quotes and backslashes undone in place; moves *text behind it
+   and blanks. NULL: no word, or a quote without its end. */
 char *cli_word(char **text);
 
 /* ---- Names ---- */
 
-/* The full name of the entry: as it is if it begins with "/", else below the account's prefix. "" is the prefix itself. free(). */
+/* The full name of the entry: as it is if it begins with "/", else below the account's prefix. "" is the prefix
+   itself. free(). */
 char *cli_full_name(const struct cli *cli, const char *name);
 /* The other way, for showing: the part after the prefix, or the whole name. Points into name. */
 const char *cli_short_name(const struct cli *cli, const char *name);
@@ -172,13 +176,15 @@ const char *cli_mailbox(const struct cli *cli);
 
 /* ---- The replica, and syncing (replica.c, sync.c) ---- */
 
-/* Loads the account (if there is none yet), opens its replica (makes it if there is none) and sets what it covers. An exit code. */
+/* Loads the account (if there is none yet), opens its replica (makes it if there is none) and sets what it covers. An
+   exit code. */
 int cli_open(struct cli *cli);
 /* What main() calls at the end. */
 void cli_close(struct cli *cli);
-/* Gives the replica the keys of the account file whose subtrees have to do with the entry (full name; NULL: all). Keys that the replica does
-   not know yet are tried again after the next sync. If ask: for a subtree with the entry in it that is encrypted, and for which the account file has no
-   secret, it asks at the terminal if there is one. An exit code; not having a secret is none. */
+/* Gives the replica the keys of the account file whose subtrees have to do with the entry (full name; NULL: all).
+   Keys that the replica does not know yet are tried again after the next sync. If ask: for a subtree with the entry
+   in it that is encrypted, and for which the account file has no secret, it asks at the terminal if there is one. An
+   exit code; not having a secret is none. */
 int cli_unlock(struct cli *cli, const char *name, bool ask);
 /* The subtree that the entry (full name) is in, if that is encrypted; free(). NULL: none. */
 char *cli_encrypted_subtree(struct cli *cli, const char *name);
@@ -186,7 +192,8 @@ char *cli_encrypted_subtree(struct cli *cli, const char *name);
 int cli_server(struct cli *cli, struct dovetail_account *server_r);
 
 enum cli_purpose {
-	/* the replica is made fresh before it is read: a failure is one line of warning, and no error if there is a local state and not --online */
+	/* the replica is made fresh before it is read: a failure is one line of warning, and no error if there is a
+	   local state and not --online */
 	CLI_TO_READ,
 	/* the same, but the warning is left to the CLI_TO_WRITE that follows */
 	CLI_TO_CHANGE,
@@ -195,26 +202,29 @@ enum cli_purpose {
 	/* the sync itself is what was asked for */
 	CLI_TO_SYNC
 };
-/* Syncs once, as the purpose and the options (--offline, --online, --timeout) say; another process that syncs this replica does the work if there
-   is one. Progress and notices are shown. options: NULL, or others than the account's. An exit code. */
+/* Syncs once, as the purpose and the options (--offline, --online, --timeout) say; another process that syncs this
+   replica does the work if there is one. Progress and notices are shown. options: NULL, or others than the account's.
+   An exit code. */
 int cli_sync(struct cli *cli, enum cli_purpose purpose, const struct dovetail_sync_options *options);
-/* cli_open(), cli_unlock(), cli_sync() to read or to change, and cli_unlock() again. name: as given by the user; NULL: all. */
+/* cli_open(), cli_unlock(), cli_sync() to read or to change, and cli_unlock() again. name: as given by the user;
+   NULL: all. */
 int cli_open_fresh(struct cli *cli, enum cli_purpose purpose, const char *name);
 
-/* What a command that has a dovetail_sync of its own calls from its callbacks: one line on stderr for what a person should know (offline, back
-   again, fallback, refused writes …), and the progress line. */
+/* What a command that has a dovetail_sync of its own calls from its callbacks: one line on stderr for what a person
+   should know (offline, back again, fallback, refused writes …), and the progress line. */
 void cli_on_state(struct cli *cli, enum dovetail_state state, enum dovetail_status status, const char *text);
 void cli_on_progress(struct cli *cli, uint64_t entries, uint64_t bytes, uint64_t writes_left);
 void cli_on_notice(struct cli *cli, enum dovetail_notice notice, const char *mailbox, const char *entry, const char *text);
 
-/* (signals.c) SIGINT, SIGTERM and SIGHUP become readable at the descriptor returned, until cli_signals_end(). Only for waits of the command's own: elsewhere
-   they end the process, which harms nothing. -1: printed why. */
+/* (signals.c) SIGINT, SIGTERM and SIGHUP become readable at the descriptor returned, until cli_signals_end(). Only
+   for waits of the command's own: elsewhere they end the process, which harms nothing. -1: printed why. */
 int cli_signals_begin(struct cli *cli);
 /* 0, or the signal that has come */
 int cli_signals_got(struct cli *cli);
 void cli_signals_end(struct cli *cli);
-/* The signal mask and dispositions that a child process has to have are the default ones; to be called in the child. */
-void cli_signals_child(void);
+/* Starts a program (argv[0]: on PATH) with the default mask and dispositions of signals, and with these descriptors
+   (-1: ours) as its standard input and output. env: NULL: ours. 0, or an errno value. */
+int cli_spawn(const char *const argv[], char *const env[], int input, int output, pid_t *pid_r);
 
 /* ---- Messages and exit codes (message.c) ---- */
 
@@ -233,7 +243,8 @@ int cli_fail_memory(struct cli *cli);
 
 /* ---- Output (output.c) ---- */
 
-/* A name or value for a terminal: control characters, and what is no UTF-8, as \xNN; newlines and tabs as they are if lines. */
+/* A name or value for a terminal: control characters, and what is no UTF-8, as \xNN; newlines and tabs as they are if
+   lines. */
 void cli_put_safe(FILE *out, const void *data, size_t size, bool lines);
 /* A JSON string with quotes; size octets that must be UTF-8. */
 void cli_put_json(FILE *out, const char *data, size_t size);
@@ -266,10 +277,12 @@ void cli_secret_free(char *secret);
 
 /* ---- Progress (progress.c) ---- */
 
-/* A line on stderr if it is a terminal, from the second second on; cleared by cli_progress_end() and by messages. total 0: unknown, then text alone;
-   else a bar. Calls may be frequent: it draws at most ten times a second. */
+/* A line on stderr if it is a terminal, from the second second on; cleared by cli_progress_end() and by messages.
+   total 0: unknown, then text alone; else a bar. Calls may be frequent: it draws at most ten times a second. */
 void cli_progress(struct cli *cli, const char *text, uint64_t done, uint64_t total);
 void cli_progress_end(struct cli *cli);
+/* ms, of a clock that only goes on */
+int64_t cli_now(void);
 
 /* ---- The commands ---- */
 

@@ -1,5 +1,5 @@
-/* dovetail encrypt, unlock, secret, rotate: end-to-end encryption of a subtree. Passphrases come from a command, a file or a prompt, never from the
-   arguments. */
+/* dovetail encrypt, unlock, secret, rotate: end-to-end encryption of a subtree. Passphrases come from a command, a
+   file or a prompt, never from the arguments. */
 
 #include <stdlib.h>
 #include <string.h>
@@ -103,8 +103,8 @@ static void quote(FILE *out, const char *text)
 	putc('"', out);
 }
 
-/* Notes where the secret comes from, in place of what was noted for the subtree; for a person or standard input that is nothing, so nothing
-   is noted, and what was is kept unless it cannot be right any more (stale). */
+/* Notes where the secret comes from, in place of what was noted for the subtree; for a person or standard input that
+   is nothing, so nothing is noted, and what was is kept unless it cannot be right any more (stale). */
 static int note_secret(struct cli *cli, const struct secret_options *options, const char *subtree, bool stale)
 {
 	const char *where = options->command != NULL ? options->command : options->key_file;

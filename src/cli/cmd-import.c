@@ -1,7 +1,7 @@
 /* dovetail import: sets entries from JSON lines (import-line.h).
 
-   The input is read twice: first every line is looked at, so that a bad one changes nothing; then the entries are written, in change sets. What comes
-   from a pipe is kept in a temporary file for that. */
+   The input is read twice: first every line is looked at, so that a bad one changes nothing; then the entries are
+   written, in change sets. What comes from a pipe is kept in a temporary file for that. */
 
 #include <errno.h>
 #include <stdlib.h>
@@ -160,7 +160,8 @@ static int import_write(struct import *import, const struct import_line *line)
 
 /* ---- Reading ---- */
 
-/* Reads a line of at most max octets, without its end, into *text_r (grown as needed). 1, 0 at the end of the file, -1: too long. */
+/* Reads a line of at most max octets, without its end, into *text_r (grown as needed). 1, 0 at the end of the file,
+   -1: too long. */
 static int read_line(struct import *import, char **text, size_t *room, size_t max, size_t *size_r)
 {
 	char *grown;

@@ -5,7 +5,8 @@
 
 #include "cli.h"
 
-/* A value that is larger than any server takes is not read to its end. The library's limit on what a server sends is the same. */
+/* A value that is larger than any server takes is not read to its end. The library's limit on what a server sends is
+   the same. */
 #define VALUE_MAX (16 * 1024 * 1024)
 
 /* ---- set ---- */

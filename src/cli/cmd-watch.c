@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/inotify.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "watch.h"
@@ -13,8 +12,8 @@
 /* ms until it is tried to sync again while another process does, and between looks if inotify cannot be used */
 #define BUSY_RETRY 2000
 #define LOOK_INTERVAL 1000
-/* ms after the last event of the replica's files. SQLite makes a commit visible in shared memory, which causes no event, after it has written
-   it to the log, which does: a look between the two sees nothing. */
+/* ms after the last event of the replica's files. SQLite makes a commit visible in shared memory, which causes no
+   event, after it has written it to the log, which does: a look between the two sees nothing. */
 #define SETTLE_FIRST 50
 #define SETTLE_LAST 1000
 
@@ -41,14 +40,6 @@ struct watch {
 	/* an exit code, of what has failed within a callback */
 	int failed;
 };
-
-static int64_t now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
 
 /* ---- Showing ---- */
 
@@ -224,7 +215,7 @@ static int sync_dispatch(struct watch *watch)
 {
 	enum dovetail_status status;
 
-	if (watch->cli->offline || watch->retry_at > now_ms())
+	if (watch->cli->offline || watch->retry_at > cli_now())
 		return CLI_OK;
 	status = sync_try(watch);
 	if (watch->failed != CLI_OK)
@@ -238,7 +229,7 @@ static int sync_dispatch(struct watch *watch)
 	/* Another process does it, and what it brings is seen in the file. When it ends this one goes on. */
 	if (watch->retry_at == 0)
 		show_state(watch, "busy");
-	watch->retry_at = now_ms() + BUSY_RETRY;
+	watch->retry_at = cli_now() + BUSY_RETRY;
 	dovetail_sync_free(watch->sync);
 	watch->sync = NULL;
 	return CLI_OK;
@@ -276,7 +267,7 @@ static void files_read(struct watch *watch)
 			if (event->len > 0 && strncmp(event->name, base, strlen(base)) != 0)
 				continue;
 			watch->dirty = true;
-			watch->settle_at = now_ms() + SETTLE_FIRST;
+			watch->settle_at = cli_now() + SETTLE_FIRST;
 			watch->settle_last = false;
 		}
 	}
@@ -291,7 +282,7 @@ static int sooner(int timeout, int64_t left)
 
 static int wait_timeout(const struct watch *watch)
 {
-	int64_t now = now_ms();
+	int64_t now = cli_now();
 	int timeout = -1;
 
 	if (watch->sync != NULL)
@@ -305,10 +296,10 @@ static int wait_timeout(const struct watch *watch)
 
 static void settle(struct watch *watch)
 {
-	if (watch->settle_at == 0 || watch->settle_at > now_ms())
+	if (watch->settle_at == 0 || watch->settle_at > cli_now())
 		return;
 	watch->dirty = true;
-	watch->settle_at = watch->settle_last ? 0 : now_ms() + SETTLE_LAST;
+	watch->settle_at = watch->settle_last ? 0 : cli_now() + SETTLE_LAST;
 	watch->settle_last = true;
 }
 

@@ -1,8 +1,8 @@
 #ifndef IMPORT_LINE_H
 #define IMPORT_LINE_H
 
-/* A line of what "dovetail export" and "doveadm metasync export" write: a JSON object. Nothing in it is trusted. Used by cmd-import.c and the fuzzer
-   (tests/fuzz/fuzz-import.c). */
+/* A line of what "dovetail export" and "doveadm metasync export" write: a JSON object. Nothing in it is trusted. Used
+   by cmd-import.c and the fuzzer (tests/fuzz/fuzz-import.c). */
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -19,8 +19,8 @@ struct import_line {
 	char *decoded;
 };
 
-/* size octets without the line end. NULL: *line is filled in, for import_line_free(); else what is wrong, and nothing is to be freed. The names are
-   those that the library takes as far as their characters go. */
+/* size octets without the line end. NULL: *line is filled in, for import_line_free(); else what is wrong, and nothing
+   is to be freed. The names are those that the library takes as far as their characters go. */
 const char *import_line_parse(const char *text, size_t size, struct import_line *line);
 void import_line_free(struct import_line *line);
 /* Only blanks. */

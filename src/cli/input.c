@@ -3,8 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <signal.h>
-#include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -15,8 +13,6 @@
 
 /* with its NUL; a token of OAuth has some KiB */
 #define SECRET_MAX 65536
-
-extern char **environ;
 
 /* Reads up to max octets until the end. Returns 0, or -1 with errno: EFBIG if there are more. */
 static int read_all(int fd, size_t max, char **data_r, size_t *size_r)
@@ -247,39 +243,16 @@ int cli_secret_file(struct cli *cli, const char *path, char **secret_r)
 	return ret;
 }
 
-/* Starts "/bin/sh -c command" with a pipe as its output. Returns an errno value. */
-static int shell_start(const char *command, int out, pid_t *pid_r)
-{
-	const char *argv[] = { "sh", "-c", command, NULL };
-	posix_spawn_file_actions_t actions;
-	posix_spawnattr_t attr;
-	sigset_t none, pipes;
-	int ret;
-
-	sigemptyset(&none);
-	sigemptyset(&pipes);
-	sigaddset(&pipes, SIGPIPE);
-	posix_spawn_file_actions_init(&actions);
-	posix_spawn_file_actions_adddup2(&actions, out, STDOUT_FILENO);
-	posix_spawnattr_init(&attr);
-	posix_spawnattr_setsigmask(&attr, &none);
-	posix_spawnattr_setsigdefault(&attr, &pipes);
-	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-	ret = posix_spawn(pid_r, "/bin/sh", &actions, &attr, (char *const *)argv, environ);
-	posix_spawn_file_actions_destroy(&actions);
-	posix_spawnattr_destroy(&attr);
-	return ret;
-}
-
 int cli_secret_command(struct cli *cli, const char *command, char **secret_r)
 {
+	const char *argv[] = { "/bin/sh", "-c", command, NULL };
 	int fds[2], status, ret;
 	pid_t pid;
 
 	*secret_r = NULL;
 	if (pipe2(fds, O_CLOEXEC) < 0)
 		return cli_fail_errno(cli, "pipe()");
-	ret = shell_start(command, fds[1], &pid);
+	ret = cli_spawn(argv, NULL, -1, fds[1], &pid);
 	close(fds[1]);
 	if (ret != 0) {
 		close(fds[0]);

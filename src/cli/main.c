@@ -84,8 +84,8 @@ static int cmd_help(struct cli *cli)
 	return command_run(cli, cli->args[0]);
 }
 
-/* Descriptors 0, 1 and 2 exist, so that no file of ours becomes one of them. Those that were closed cannot be used: reading
-   from or writing to them fails. */
+/* Descriptors 0, 1 and 2 exist, so that no file of ours becomes one of them. Those that were closed cannot be used:
+   reading from or writing to them fails. */
 static bool descriptors_fill(void)
 {
 	int fd;

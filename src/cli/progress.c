@@ -16,7 +16,7 @@ struct cli_progress {
 	int64_t begun, drawn;
 };
 
-static int64_t now_ms(void)
+int64_t cli_now(void)
 {
 	struct timespec now;
 
@@ -52,7 +52,7 @@ static void draw(const char *text, uint64_t done, uint64_t total)
 void cli_progress(struct cli *cli, const char *text, uint64_t done, uint64_t total)
 {
 	struct cli_progress *progress = cli->progress;
-	int64_t now = now_ms();
+	int64_t now = cli_now();
 
 	if (progress == NULL) {
 		if (!wanted(cli))

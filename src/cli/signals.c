@@ -1,10 +1,14 @@
-/* SIGINT, SIGTERM and SIGHUP as something that can be waited for. */
+/* SIGINT, SIGTERM and SIGHUP as something that can be waited for; programs that are started without our treatment of
+   signals. */
 
 #include <signal.h>
+#include <spawn.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
 #include "cli.h"
+
+extern char **environ;
 
 static void signals_set(sigset_t *set)
 {
@@ -52,11 +56,27 @@ void cli_signals_end(struct cli *cli)
 	sigprocmask(SIG_UNBLOCK, &set, NULL);
 }
 
-void cli_signals_child(void)
+int cli_spawn(const char *const argv[], char *const env[], int input, int output, pid_t *pid_r)
 {
-	sigset_t set;
+	posix_spawn_file_actions_t actions;
+	posix_spawnattr_t attr;
+	sigset_t none, pipes;
+	int ret;
 
-	signal(SIGPIPE, SIG_DFL);
-	signals_set(&set);
-	sigprocmask(SIG_UNBLOCK, &set, NULL);
+	sigemptyset(&none);
+	sigemptyset(&pipes);
+	sigaddset(&pipes, SIGPIPE);
+	posix_spawn_file_actions_init(&actions);
+	if (input != -1)
+		posix_spawn_file_actions_adddup2(&actions, input, STDIN_FILENO);
+	if (output != -1)
+		posix_spawn_file_actions_adddup2(&actions, output, STDOUT_FILENO);
+	posix_spawnattr_init(&attr);
+	posix_spawnattr_setsigmask(&attr, &none);
+	posix_spawnattr_setsigdefault(&attr, &pipes);
+	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+	ret = posix_spawnp(pid_r, argv[0], &actions, &attr, (char *const *)argv, env != NULL ? env : environ);
+	posix_spawn_file_actions_destroy(&actions);
+	posix_spawnattr_destroy(&attr);
+	return ret;
 }

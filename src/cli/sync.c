@@ -4,7 +4,6 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "cli.h"
 
@@ -21,11 +20,6 @@ struct sync_run {
 	/* the server's words were told */
 	bool refused;
 };
-
-static const char *mailbox_text(const char *mailbox)
-{
-	return mailbox == NULL || mailbox[0] == '\0' ? "" : mailbox;
-}
 
 /* ---- What is told ---- */
 
@@ -71,7 +65,8 @@ void cli_on_notice(struct cli *cli, enum dovetail_notice notice, const char *mai
 {
 	const char *colon = mailbox != NULL && mailbox[0] != '\0' ? ": " : "";
 
-	mailbox = mailbox_text(mailbox);
+	if (mailbox == NULL)
+		mailbox = "";
 	switch (notice) {
 	case DOVETAIL_NOTICE_FALLBACK:
 	case DOVETAIL_NOTICE_RESET:
@@ -160,14 +155,6 @@ int cli_server(struct cli *cli, struct dovetail_account *server_r)
 	return CLI_OK;
 }
 
-static int64_t now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 /* Another process syncs. Whether it has done, or will do, what is wanted here. */
 static bool busy_is_enough(struct cli *cli, enum cli_purpose purpose)
 {
@@ -187,12 +174,12 @@ run_once(struct sync_run *run, const struct dovetail_account *server, const stru
 	};
 	struct cli *cli = run->cli;
 	struct pollfd signals = { .fd = cli->signal_fd, .events = POLLIN };
-	int64_t until = now_ms() + (server->timeout > 0 ? server->timeout : TIMEOUT);
+	int64_t until = cli_now() + (server->timeout > 0 ? server->timeout : TIMEOUT);
 	enum dovetail_status status;
 
 	for (;;) {
 		status = dovetail_sync_once(cli->replica, server, options, &callbacks, run, cli->signal_fd);
-		if (status != DOVETAIL_BUSY || now_ms() > until)
+		if (status != DOVETAIL_BUSY || cli_now() > until)
 			return status;
 		if (busy_is_enough(cli, run->purpose))
 			return DOVETAIL_OK;

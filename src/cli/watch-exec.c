@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -122,28 +121,6 @@ static int make_input(const struct dovetail_entry *entry)
 	return fd;
 }
 
-static int spawn(char **argv, char **env, int input, pid_t *pid_r)
-{
-	posix_spawn_file_actions_t actions;
-	posix_spawnattr_t attr;
-	sigset_t none, pipes;
-	int ret;
-
-	sigemptyset(&none);
-	sigemptyset(&pipes);
-	sigaddset(&pipes, SIGPIPE);
-	posix_spawn_file_actions_init(&actions);
-	posix_spawn_file_actions_adddup2(&actions, input, STDIN_FILENO);
-	posix_spawnattr_init(&attr);
-	posix_spawnattr_setsigmask(&attr, &none);
-	posix_spawnattr_setsigdefault(&attr, &pipes);
-	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-	ret = posix_spawnp(pid_r, argv[0], &actions, &attr, argv, env);
-	posix_spawn_file_actions_destroy(&actions);
-	posix_spawnattr_destroy(&attr);
-	return ret;
-}
-
 /* ---- Running ---- */
 
 void watch_exec_start(struct cli *cli, struct watch_exec *exec, const struct watch_event *event, const struct dovetail_entry *entry)
@@ -153,7 +130,7 @@ void watch_exec_start(struct cli *cli, struct watch_exec *exec, const struct wat
 	unsigned int i;
 
 	if (env != NULL && input != -1)
-		ret = spawn(exec->argv, env, input, &exec->pid);
+		ret = cli_spawn((const char *const *)exec->argv, env, input, -1, &exec->pid);
 	if (ret == 0) {
 		exec->pid_fd = syscall(SYS_pidfd_open, exec->pid, 0);
 		if (exec->pid_fd == -1) {

@@ -1,4 +1,5 @@
-/* What dovetail watch has seen; see watch.h. The list of entries is in the order of the library's iterator, so that a look is a merge. */
+/* What dovetail watch has seen; see watch.h. The list of entries is in the order of the library's iterator, so that a
+   look is a merge. */
 
 #include <stdlib.h>
 #include <string.h>

@@ -7,8 +7,9 @@
 
 /* ---- What was seen (watch-view.c) ----
 
-   A change is a difference between two looks at the replica, whoever made it: another device, or another process on this one that writes into the same replica
-   (which the library's callback does not tell). For each entry its names and a hash of its value are kept in memory. */
+   A change is a difference between two looks at the replica, whoever made it: another device, or another process on
+   this one that writes into the same replica (which the library's callback does not tell). For each entry its names
+   and a hash of its value are kept in memory. */
 
 struct watch_event {
 	/* owned by the view's list */
@@ -22,10 +23,11 @@ struct watch_view;
 /* mailbox NULL: all; name NULL: all. Both are copied. NULL: out of memory. */
 struct watch_view *watch_view_new(struct cli *cli, const char *mailbox, const char *name);
 void watch_view_free(struct watch_view *view);
-/* Looks, and puts what is different from the last look into the list; after the first look with all that is there, if all. Only when the list is empty.
-   An exit code. */
+/* Looks, and puts what is different from the last look into the list; after the first look with all that is there, if
+   all. Only when the list is empty. An exit code. */
 int watch_view_look(struct watch_view *view, bool all);
-/* The next change, valid until the next call; NULL: no more. Removals first, then by modseq, then what is not on the server yet. */
+/* The next change, valid until the next call; NULL: no more. Removals first, then by modseq, then what is not on the
+   server yet. */
 const struct watch_event *watch_view_next(struct watch_view *view);
 
 /* ---- Commands (watch-exec.c) ---- */

@@ -17,7 +17,8 @@ class Machine:
     def __init__(self, home, server=None, user="u1", **keys):
         self.home = str(home)
         os.makedirs(self.home, exist_ok=True)
-        self.env = {"HOME": self.home, "PATH": os.path.dirname(DOVETAIL) + ":/usr/bin:/bin", "LC_ALL": "C", "TERM": "xterm"}
+        self.env = {"HOME": self.home, "PATH": os.path.dirname(DOVETAIL) + ":/usr/bin:/bin", "LC_ALL": "C",
+                    "TERM": "xterm"}
         for name in ("ASAN_OPTIONS", "UBSAN_OPTIONS"):
             if name in os.environ:
                 self.env[name] = os.environ[name]
@@ -41,7 +42,8 @@ class Machine:
     def start(self, *args, env=None, **kwargs):
         """A process that goes on; its output and errors are pipes."""
         return subprocess.Popen([DOVETAIL, *args], env={**self.env, **(env or {})}, cwd=self.home,
-                                **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **kwargs})
+                                **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE,
+                                   **kwargs})
 
     def run(self, *args, code=OK, input=b"", env=None, **kwargs):
         """Runs it to its end; the exit code must be as said (None: any)."""
@@ -51,7 +53,8 @@ class Machine:
             kwargs["input"] = input
         kwargs.setdefault("stdout", subprocess.PIPE)
         kwargs.setdefault("stderr", subprocess.PIPE)
-        done = subprocess.run([DOVETAIL, *args], env={**self.env, **(env or {})}, cwd=self.home, timeout=120, **kwargs)
+        done = subprocess.run([DOVETAIL, *args], env={**self.env, **(env or {})}, cwd=self.home, timeout=120,
+                              **kwargs)
         assert code is None or done.returncode == code, (done.returncode, done.stdout, done.stderr)
         assert b"Sanitizer" not in (done.stderr or b""), done.stderr
         return done

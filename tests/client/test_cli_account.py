@@ -86,21 +86,25 @@ def test_a_password_is_not_shown(machine):
 
 
 def test_all_keys(machine):
-    machine.account("  host=127.0.0.1\r\nport = 1\ntls= imaps \nuser =u x\n\t# c\ntoken_command = a = b\npassword_command = x\n"
-                    "password = p\nnetrc = ~/.netrc\nmechanism = PLAIN\nproxy =\nca_file = ~/ca\ninsecure = no\ntimeout = 5\n"
-                    "replica = ~/r\nprefix = /Shared/Vendor/X y\ncovers = account \"/private/a b\"\ncovers = mailboxes /shared\n"
-                    "covers = mailbox \"a \\\" b\" /private\ncovers = subtree Work /private/x\nconflict = json\npoll_interval = 1\n"
-                    "keepalive = 2\nmax_backoff = 3\nmax_value = 1k\nmax_entries = 5\nmax_bytes = 1G\nmax_removals = 0\n"
-                    "passphrase_command = \"/private/a b\" echo x\nkey_file = /private/x ~/key\n")
+    lines = ["  host=127.0.0.1\r", "port = 1", "tls= imaps ", "user =u x", "\t# c", "token_command = a = b",
+             "password_command = x", "password = p", "netrc = ~/.netrc", "mechanism = PLAIN", "proxy =", "ca_file = ~/ca",
+             "insecure = no", "timeout = 5", "replica = ~/r", "prefix = /Shared/Vendor/X y",
+             'covers = account "/private/a b"', "covers = mailboxes /shared", 'covers = mailbox "a \\" b" /private',
+             "covers = subtree Work /private/x", "conflict = json", "poll_interval = 1", "keepalive = 2",
+             "max_backoff = 3", "max_value = 1k", "max_entries = 5", "max_bytes = 1G", "max_removals = 0",
+             'passphrase_command = "/private/a b" echo x', "key_file = /private/x ~/key"]
+    machine.account("\n".join(lines))
     status, = machine.lines("status", "--json")
-    assert status["user"] == "u x" and status["prefix"] == "/shared/vendor/x y" and status["replica"] == machine.home + "/r"
+    assert status["user"] == "u x" and status["prefix"] == "/shared/vendor/x y"
+    assert status["replica"] == machine.home + "/r"
 
 
 # -- the file itself
 
-@pytest.mark.parametrize("mode, password, good", [(0o600, True, True), (0o400, True, True), (0o640, True, False), (0o604, True, False),
+@pytest.mark.parametrize("mode, password, good", [(0o600, True, True), (0o400, True, True), (0o640, True, False),
+                                                  (0o604, True, False),
                                                   (0o644, False, True), (0o620, False, False), (0o602, False, False)],
-                         ids=lambda value: oct(value) if isinstance(value, int) and not isinstance(value, bool) else str(value))
+                         ids=str)
 def test_modes(machine, mode, password, good):
     path = machine.account(BASE + ("  password=x\n" if password else ""), mode=mode)
     if good:
@@ -220,8 +224,10 @@ def test_login(machine, user, flags):
     machine.out("set", "a", "1")
     assert machine.out("get", "a") == "1"
     # again, and with another name
-    assert "there is an account already" in machine.error(CONFIG, "login", user, *flags, "--password-command", "echo pass")
-    machine.out("login", "-q", "--force", "--user", user, *flags, "--password-command", "echo pass", "--prefix", "/private/vendor/x")
+    assert "there is an account already" in machine.error(CONFIG, "login", user, *flags, "--password-command",
+                                                          "echo pass")
+    machine.out("login", "-q", "--force", "--user", user, *flags, "--password-command", "echo pass", "--prefix",
+                "/private/vendor/x")
     machine.out("login", "-q", "-a", "work", user, *flags, "--password-command", "echo pass")
     assert machine.out("get", "a", "--account", "work") == "1"
     machine.error(FAILED, "get", "a")
@@ -240,14 +246,17 @@ def test_login_with_netrc(machine, user, flags):
 @pytest.mark.parametrize("command", ["echo wrong", "false", "true", "exit 3", "kill $$", "/nowhere/x 2>/dev/null"])
 def test_login_refused(machine, user, flags, command):
     done = machine.run("login", user, *flags, "--password-command", command, code=LOGIN)
-    assert done.stderr.endswith(b"dovetail: no account has been written; --no-check writes one without a look at the server\n")
+    assert done.stderr.endswith(b"dovetail: no account has been written; --no-check writes one without a look at the "
+                                b"server\n")
     assert not os.path.exists(machine.config)
 
 
 def test_login_to_nowhere(machine, user):
-    machine.run("login", user, "--host", "127.0.0.1", "--port", "1", "--tls", "none", "--password-command", "echo x", code=OFFLINE)
+    machine.run("login", user, "--host", "127.0.0.1", "--port", "1", "--tls", "none", "--password-command", "echo x",
+                code=OFFLINE)
     assert not os.path.exists(machine.config)
-    machine.run("login", user, "--host", "127.0.0.1", "--port", "1", "--password-command", "echo x", "--no-check", "--offline")
+    machine.run("login", user, "--host", "127.0.0.1", "--port", "1", "--password-command", "echo x", "--no-check",
+                "--offline")
     assert os.path.exists(machine.config)
 
 

@@ -46,7 +46,8 @@ def test_two_machines(one, two, server, user):
     assert two.lines("ls", "--json", "notes/a")[0]["flags"] == ["locked"]
     assert "L" in two.out("ls", "-l", "notes/a").split()[0]
     two.error(LOCKED, "set", "notes/a", "x")
-    assert "locked" in two.error(LOCKED, "import", input=json.dumps({"mailbox": "", "entry": NOTES + "/a", "value": "x"}))
+    assert "locked" in two.error(LOCKED, "import", input=json.dumps({"mailbox": "", "entry": NOTES + "/a",
+                                                                     "value": "x"}))
     two.run("export", code=LOCKED)
     assert two.out("export", "--skip-unreadable") == ""
     two.error(LOCKED, "unlock", "notes", "--passphrase-command", "echo wrong horse")
@@ -69,7 +70,8 @@ def test_key_files(one, two):
     two.out("unlock", "notes", "--key-file", one.home + "/key")
     assert two.out("get", "notes/a") == "1"
     # not over one that is there
-    assert one.run("secret", "add", "notes", "x", "--key-file", "key", "--create-key-file", code=None).returncode != OK
+    assert one.run("secret", "add", "notes", "x", "--key-file", "key", "--create-key-file",
+                   code=None).returncode != OK
     os.remove(one.home + "/key")
     one.run("get", "notes/a", code=None)
 

@@ -23,9 +23,11 @@ def machine(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def commands(machine):
-    """Each command with its options and those of all commands: {name: (own, common)}, an option being (letter, name, argument)."""
+    """Each command with its options and those of all commands: {name: (own, common)}, an option being (letter, name,
+    argument)."""
     names = re.findall(r"^  ([a-z]+) ", machine.out("help"), re.M)
-    assert {"login", "get", "set", "rm", "ls", "watch", "sync", "status", "export", "import", "encrypt", "unlock", "secret",
+    assert {"login", "get", "set", "rm", "ls", "watch", "sync", "status", "export", "import", "encrypt", "unlock",
+            "secret",
             "rotate", "help"} <= set(names)
 
     def options(part):
@@ -45,7 +47,10 @@ def plain(man):
 
 def test_help_in_all_its_forms(machine, commands):
     for name in commands:
-        assert machine.out("help", name) == machine.out(name, "--help") == machine.out("--help", name) == machine.out(name, "-h", "x", "y")
+        assert machine.out("help", name) == machine.out(name, "--help") == machine.out("--help",
+                                                                                       name) == machine.out(name,
+                                                                                                            "-h", "x",
+                                                                                                            "y")
     assert machine.out("--help") == machine.out("help") == machine.out("-h")
     assert machine.out("--version") == machine.out("ls", "--version") == "dovetail 0.1.0\n"
     for line in machine.out("help").splitlines():
@@ -57,7 +62,8 @@ def test_the_manual_page_has_all_commands_and_options(commands):
     sections = dict(re.findall(r"^\.SS ([a-z]+)\b(.*?)(?=^\.S[SH])", man, re.M | re.S))
     common = re.search(r"^\.SH OPTIONS(.*?)^\.SH", man, re.M | re.S).group(1)
     # it has a page of its own
-    sections["mirror"] += re.search(r"^\.SH OPTIONS(.*?)^\.SH", text("docs/man/dovetail-mirror.1"), re.M | re.S).group(1)
+    sections["mirror"] += re.search(r"^\.SH OPTIONS(.*?)^\.SH", text("docs/man/dovetail-mirror.1"),
+                                    re.M | re.S).group(1)
     # what they have in common is said once
     shared = {"unlock": "encrypt", "secret": "encrypt", "rotate": "encrypt"}
     for name, (own, every) in commands.items():
@@ -100,7 +106,8 @@ def test_the_manual_pages_are_well_formed():
     if shutil.which("groff") is None:
         pytest.skip("groff is not installed")
     for name in ("dovetail.1", "dovetail-account.5", "dovetail-mirror.1"):
-        done = subprocess.run(["groff", "-man", "-ww", "-z", os.path.join(TREE, "docs/man", name)], capture_output=True)
+        done = subprocess.run(["groff", "-man", "-ww", "-z", os.path.join(TREE, "docs/man", name)],
+                              capture_output=True)
         assert (done.returncode, done.stderr) == (0, b"")
 
 
@@ -111,7 +118,8 @@ def complete(machine, line):
     words = line.split(" ")
     script = 'source "%s/completions/dovetail.bash"\nCOMP_WORDS=("$@")\nCOMP_CWORD=$(($# - 1))\n_dovetail\n' \
         'printf "%%s\\n" "${COMPREPLY[@]}"\n' % TREE
-    done = subprocess.run(["bash", "-c", script, "bash", *words], env=machine.env, cwd=machine.home, capture_output=True, text=True)
+    done = subprocess.run(["bash", "-c", script, "bash", *words], env=machine.env, cwd=machine.home,
+                          capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     return [line for line in done.stdout.split("\n") if line]
 

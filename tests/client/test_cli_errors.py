@@ -1,4 +1,5 @@
-"""Exit codes of dovetail that servers and the machine cause: refusals, TLS, servers that cannot, mass removals, full disks, closed files."""
+"""Exit codes of dovetail that servers and the machine cause: refusals, TLS, servers that cannot, mass removals, full
+disks, closed files."""
 
 import contextlib
 import os
@@ -10,7 +11,8 @@ import threading
 
 import pytest
 
-from cli import CONFIG, DOVETAIL, LOGIN, MASS_REMOVAL, OFFLINE, OK, PREFIX, REFUSED, SYSTEM, TLS, UNSUPPORTED, USAGE, Machine
+from cli import (CONFIG, DOVETAIL, LOGIN, MASS_REMOVAL, OFFLINE, OK, PREFIX, REFUSED, SYSTEM, TLS, UNSUPPORTED, USAGE,
+                 Machine)
 
 
 @pytest.fixture
@@ -184,8 +186,10 @@ def test_a_replica_that_is_damaged(machine):
     assert open(path, "rb").read() == before
 
 
-@pytest.mark.parametrize("args", [["get", "a"], ["get", "-j", "a"], ["ls"], ["ls", "-l"], ["export"], ["status"], ["status", "--json"],
-                                  ["--version"], ["help"], ["help", "ls"], ["import", "--dry-run", "lines"]], ids=" ".join)
+@pytest.mark.parametrize("args", [["get", "a"], ["get", "-j", "a"], ["ls"], ["ls", "-l"], ["export"], ["status"],
+                                  ["status", "--json"],
+                                  ["--version"], ["help"], ["help", "ls"], ["import", "--dry-run", "lines"]],
+                         ids=" ".join)
 def test_output_that_cannot_be_written(machine, args):
     machine.out("set", "a", input=b"x" * 100000)
     with open(machine.home + "/lines", "w"):
@@ -211,7 +215,8 @@ def test_closed_descriptors_are_not_used_for_files(machine):
 def test_many_lines_to_a_reader_that_goes(machine):
     lines = "".join('{"mailbox":"","entry":"%sn%d","value":"%s"}\n' % (PREFIX, i, "x" * 500) for i in range(1000))
     machine.out("import", "--offline", input=lines)
-    done = subprocess.run("'%s' export --offline | head -1 | wc -l; exit ${PIPESTATUS[0]}" % DOVETAIL, shell=True, env=machine.env,
+    done = subprocess.run("'%s' export --offline | head -1 | wc -l; exit ${PIPESTATUS[0]}" % DOVETAIL, shell=True,
+                          env=machine.env,
                           executable="/bin/bash", capture_output=True)
     assert done.returncode == SYSTEM and done.stdout == b"1\n"
     assert done.stderr == b"dovetail: cannot write to standard output: Broken pipe\n"
@@ -219,7 +224,8 @@ def test_many_lines_to_a_reader_that_goes(machine):
 
 def test_a_temporary_directory_that_is_not_there(machine):
     """What comes from a pipe is kept in a file."""
-    done = machine.run("import", code=None, input='{"mailbox":"","entry":"/private/a","value":"1"}\n', env={"TMPDIR": "/nowhere"})
+    done = machine.run("import", code=None, input='{"mailbox":"","entry":"/private/a","value":"1"}\n',
+                       env={"TMPDIR": "/nowhere"})
     assert done.returncode in (OK, SYSTEM)
 
 

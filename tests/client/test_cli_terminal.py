@@ -65,7 +65,8 @@ def test_ctrl_c_at_the_question(asked):
 
 
 def test_no_terminal(asked):
-    assert asked.error(LOGIN, "get", "a", start_new_session=True).startswith("there is no terminal to ask for: password of ")
+    error = asked.error(LOGIN, "get", "a", start_new_session=True)
+    assert error.startswith("there is no terminal to ask for: password of ")
 
 
 def test_the_password_is_not_asked_for_offline(asked):

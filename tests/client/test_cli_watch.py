@@ -198,7 +198,7 @@ def test_a_server_that_goes_and_comes_back(make_server, user, tmp_path, watch):
     assert w.change()["value"] == "1"
     code, _, err = w.end()
     assert code == OK
-    assert err.splitlines()[0].startswith("dovetail: offline, trying again: ") and err.splitlines()[-1] == "dovetail: online again"
+    assert err.startswith("dovetail: offline, trying again: ") and err.endswith("\ndovetail: online again\n")
 
 
 def test_what_does_not_pass_by_itself(one, server, user, watch):
@@ -218,7 +218,8 @@ def script(tmp_path, text):
 
 
 def test_exec(one, two, tmp_path, watch):
-    command = script(tmp_path, 'echo "$# $1|$2|$DOVETAIL_EVENT|$DOVETAIL_MAILBOX|$DOVETAIL_ENTRY|$DOVETAIL_NAME|$DOVETAIL_SIZE|$(cat)"\n')
+    command = script(tmp_path, 'echo "$# $1|$2|$DOVETAIL_EVENT|$DOVETAIL_MAILBOX|$DOVETAIL_ENTRY|$DOVETAIL_NAME|'
+                     '$DOVETAIL_SIZE|$(cat)"\n')
     w = watch(one, "--exec", command + '  "a b"  c"\\"d"', json=False)
     two.out("set", "a x", "$(touch /tmp/no) `x`")
     assert w.line() == '2 a b|c"d|set||%sa x|a x|20|$(touch /tmp/no) `x`' % PREFIX
@@ -255,13 +256,15 @@ def test_one_at_a_time_and_in_order(one, two, tmp_path, watch):
 
 
 def test_a_command_that_fails(one, two, tmp_path, watch):
-    w = watch(one, "--count", "3", "--", script(tmp_path, 'read x; echo "$x"; [ "$x" != kill ] || kill -9 $$; exit "$x"\n'), json=False)
+    command = script(tmp_path, 'read x; echo "$x"; [ "$x" != kill ] || kill -9 $$; exit "$x"\n')
+    w = watch(one, "--count", "3", "--", command, json=False)
     for value in ("3", "kill", "0"):
         two.out("set", "a", value)
         assert w.line() == value
     code, _, err = w.end(None)
     assert code == OK
-    assert err.splitlines() == ["dovetail: %s/command: exit code 3" % tmp_path, "dovetail: %s/command: ended by signal 9" % tmp_path]
+    assert err.splitlines() == ["dovetail: %s/command: exit code 3" % tmp_path,
+                                "dovetail: %s/command: ended by signal 9" % tmp_path]
 
 
 @pytest.mark.parametrize("args, message", [
