@@ -324,25 +324,51 @@ int cli_account_write(struct cli *cli, const char *path, const char *text, size_
 	return ret;
 }
 
-int cli_account_append(struct cli *cli, const char *line)
+/* Whether it is a line on a secret of the subtree. */
+static bool is_key_of(const char *line, size_t length, const char *subtree)
 {
-	const char *path = cli->account->path;
-	char *text, *added = NULL;
-	size_t length;
+	char *copy = strndup(line, length), *p = copy, *word;
+	bool ret = false;
+
+	if (copy == NULL)
+		return false;
+	p += strspn(p, " \t");
+	length = strcspn(p, " \t=");
+	if ((length == 18 && memcmp(p, "passphrase_command", 18) == 0) || (length == 8 && memcmp(p, "key_file", 8) == 0)) {
+		p += length;
+		p += strspn(p, " \t=");
+		word = cli_word(&p);
+		ret = word != NULL && strcasecmp(word, subtree) == 0;
+	}
+	free(copy);
+	return ret;
+}
+
+int cli_account_note_key(struct cli *cli, const char *subtree, const char *line)
+{
+	const char *path = cli->account->path, *p, *end;
+	char *text, *changed = NULL;
+	size_t size = 0;
+	FILE *out;
 	int ret;
 
 	ret = file_read(cli, path, &text);
 	if (ret != CLI_OK)
 		return ret;
-	length = strlen(text);
-	ret = asprintf(&added, "%s%s%s\n", text, length > 0 && text[length - 1] != '\n' ? "\n" : "", line);
-	if (ret < 0) {
-		added = NULL;
-		ret = cli_fail_memory(cli);
-	} else {
-		ret = cli_account_write(cli, path, added, strlen(added));
+	out = open_memstream(&changed, &size);
+	if (out == NULL) {
+		cli_secret_free(text);
+		return cli_fail_memory(cli);
 	}
-	cli_secret_free(added);
+	for (p = text; *p != '\0'; p = *end == '\0' ? end : end + 1) {
+		end = strchrnul(p, '\n');
+		if (!is_key_of(p, end - p, subtree))
+			fprintf(out, "%.*s\n", (int)(end - p), p);
+	}
+	if (line != NULL)
+		fprintf(out, "%s\n", line);
+	ret = fclose(out) == 0 ? cli_account_write(cli, path, changed, size) : cli_fail_memory(cli);
+	cli_secret_free(changed);
 	cli_secret_free(text);
 	return ret;
 }

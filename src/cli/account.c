@@ -246,6 +246,7 @@ static const char *set_key(struct cli_account *account, char *value, bool file)
 	keys->subtree = strdup(subtree);
 	keys->file = file ? expand_home(value) : NULL;
 	keys->command = file ? NULL : strdup(value);
+	keys->used = false;
 	return keys->subtree == NULL || (keys->file == NULL && keys->command == NULL) ? out_of_memory : NULL;
 }
 

@@ -121,7 +121,7 @@ struct cli_key {
 	char *subtree;
 	/* exactly one */
 	char *command, *file;
-	/* the replica has it */
+	/* it was tried */
 	bool used;
 };
 
@@ -154,8 +154,8 @@ int cli_account_use(struct cli *cli, struct cli_account *account);
 int cli_make_directories(struct cli *cli, const char *path);
 /* Replaces the file (mode 0600) as a whole, or not at all. An exit code. */
 int cli_account_write(struct cli *cli, const char *path, const char *text, size_t size);
-/* Appends a line to the file. An exit code. */
-int cli_account_append(struct cli *cli, const char *line);
+/* Writes the file anew, without the lines on a secret of the subtree, and with line (NULL: none) at its end. An exit code. */
+int cli_account_note_key(struct cli *cli, const char *subtree, const char *line);
 /* "a b" from "\"a b\" c": the first word of *text, with quotes and backslashes undone in place; moves *text behind it and blanks.
    NULL: no word, or a quote without its end. */
 char *cli_word(char **text);

@@ -103,27 +103,20 @@ static void quote(FILE *out, const char *text)
 	putc('"', out);
 }
 
-/* Notes where the secret comes from, if that is not there yet and not a person or standard input. */
-static int note_secret(struct cli *cli, const struct secret_options *options, const char *subtree)
+/* Notes where the secret comes from, in place of what was noted for the subtree; for a person or standard input that is nothing, so nothing
+   is noted, and what was is kept unless it cannot be right any more (stale). */
+static int note_secret(struct cli *cli, const struct secret_options *options, const char *subtree, bool stale)
 {
-	const struct cli_account *account = cli->account;
 	const char *where = options->command != NULL ? options->command : options->key_file;
 	char *line = NULL, *path = NULL;
-	unsigned int i;
 	size_t size;
 	FILE *out;
 	int ret;
 
 	if (where == NULL)
-		return CLI_OK;
-	for (i = 0; i < account->key_count; i++) {
-		if (strcasecmp(account->keys[i].subtree, subtree) == 0) {
-			cli_warn(cli, "%s has a secret for %s already, which stays", account->path, subtree);
-			return CLI_OK;
-		}
-	}
-	if (strpbrk(where, "\r\n") != NULL)
-		return cli_usage(cli, "a line end cannot be in the account file");
+		return stale ? cli_account_note_key(cli, subtree, NULL) : CLI_OK;
+	if (strpbrk(where, "\r\n") != NULL || !cli_is_text(where, strlen(where)))
+		return cli_usage(cli, "this cannot be noted in the account file");
 	if (options->key_file != NULL && (path = realpath(options->key_file, NULL)) == NULL)
 		return cli_fail_errno(cli, options->key_file);
 	out = open_memstream(&line, &size);
@@ -134,13 +127,21 @@ static int note_secret(struct cli *cli, const struct secret_options *options, co
 	fputs(options->command != NULL ? "passphrase_command = " : "key_file = ", out);
 	quote(out, subtree);
 	fprintf(out, " %s", path != NULL ? path : where);
-	ret = fclose(out) == 0 ? cli_account_append(cli, line) : cli_fail_memory(cli);
+	ret = fclose(out) == 0 ? cli_account_note_key(cli, subtree, line) : cli_fail_memory(cli);
 	free(line);
 	free(path);
 	return ret;
 }
 
 /* ---- The commands ---- */
+
+/* Fresh, without any key. */
+static int open_locked(struct cli *cli)
+{
+	int ret = cli_open(cli);
+
+	return ret == CLI_OK ? cli_sync(cli, CLI_TO_READ, NULL) : ret;
+}
 
 int cmd_encrypt(struct cli *cli)
 {
@@ -170,7 +171,7 @@ int cmd_encrypt(struct cli *cli)
 	if (ret == CLI_OK) {
 		ret = send_result(cli, dovetail_encrypt(cli->replica, subtree, &secret, &encrypt), subtree);
 		if (ret == CLI_OK)
-			ret = note_secret(cli, &from, subtree);
+			ret = note_secret(cli, &from, subtree, false);
 	}
 	cli_secret_free(passphrase);
 	free(subtree);
@@ -190,7 +191,7 @@ int cmd_unlock(struct cli *cli)
 	int ret;
 
 	if (!cli_parse(cli, options, 1, 1, &ret) || !secret_options_check(cli, &from, &ret) ||
-	    (ret = cli_open(cli)) != CLI_OK || (ret = cli_sync(cli, CLI_TO_READ, NULL)) != CLI_OK)
+	    (ret = open_locked(cli)) != CLI_OK)
 		return ret;
 	subtree = cli_full_name(cli, cli->args[0]);
 	if (subtree == NULL)
@@ -198,7 +199,7 @@ int cmd_unlock(struct cli *cli)
 	ret = secret_get(cli, &from, subtree, false, &secret, &passphrase);
 	if (ret == CLI_OK) {
 		status = dovetail_unlock(cli->replica, subtree, &secret);
-		ret = status == DOVETAIL_OK ? note_secret(cli, &from, subtree) : cli_fail(cli, status, subtree);
+		ret = status == DOVETAIL_OK ? note_secret(cli, &from, subtree, false) : cli_fail(cli, status, subtree);
 	}
 	cli_secret_free(passphrase);
 	free(subtree);
@@ -258,7 +259,12 @@ int cmd_secret(struct cli *cli)
 		return cli_usage(cli, list ? "secret list: which \"%s\"?" : "secret %s needs a LABEL", cli->args[list ? 2 : 0]);
 	if (!add && (from.command != NULL || from.file != NULL || from.key_file != NULL))
 		return cli_usage(cli, "only secret add takes a secret");
-	if ((ret = cli_open_fresh(cli, CLI_TO_CHANGE, cli->args[1])) != CLI_OK)
+	/* listing needs no key */
+	if (list)
+		ret = open_locked(cli);
+	else
+		ret = cli_open_fresh(cli, CLI_TO_CHANGE, cli->args[1]);
+	if (ret != CLI_OK)
 		return ret;
 	subtree = cli_full_name(cli, cli->args[1]);
 	if (subtree == NULL)
@@ -280,7 +286,7 @@ int cmd_rotate(struct cli *cli)
 	};
 	struct dovetail_secret secret;
 	char *subtree, *passphrase;
-	int ret;
+	int ret, note = CLI_OK;
 
 	if (!cli_parse(cli, options, 1, 1, &ret) || !secret_options_check(cli, &from, &ret) ||
 	    (ret = cli_open_fresh(cli, CLI_TO_CHANGE, cli->args[0])) != CLI_OK)
@@ -291,6 +297,11 @@ int cmd_rotate(struct cli *cli)
 	ret = secret_get(cli, &from, subtree, true, &secret, &passphrase);
 	if (ret == CLI_OK)
 		ret = send_result(cli, dovetail_rotate_key(cli->replica, subtree, label, &secret), subtree);
+	/* the old secret opens nothing any more, once the new key is in the queue */
+	if (ret == CLI_OK || ret == CLI_OFFLINE)
+		note = note_secret(cli, &from, subtree, true);
+	if (ret == CLI_OK)
+		ret = note;
 	cli_secret_free(passphrase);
 	free(subtree);
 	return ret;

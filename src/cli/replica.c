@@ -136,7 +136,7 @@ static bool is_encrypted(struct cli *cli, const char *subtree)
 	bool found = false;
 
 	status = dovetail_secret_each(cli->replica, subtree, has_secret, &found);
-	/* LOCKED: it is, and this replica was never unlocked */
+	/* the secrets are known to who has unlocked it once */
 	return status == DOVETAIL_LOCKED || (status == DOVETAIL_OK && found);
 }
 
@@ -156,7 +156,8 @@ char *cli_encrypted_subtree(struct cli *cli, const char *name)
 	return subtree;
 }
 
-static int unlock_key(struct cli *cli, struct cli_key *key)
+/* needed: without the key nothing can be done; else its failure is told only */
+static int unlock_key(struct cli *cli, struct cli_key *key, bool needed)
 {
 	struct dovetail_secret secret = { .key_file = key->file };
 	enum dovetail_status status;
@@ -169,17 +170,20 @@ static int unlock_key(struct cli *cli, struct cli_key *key)
 	}
 	if (key->command != NULL) {
 		ret = cli_secret_command(cli, key->command, &passphrase);
-		if (ret != CLI_OK)
-			return CLI_LOCKED;
+		if (ret != CLI_OK) {
+			/* once */
+			key->used = true;
+			return needed ? CLI_LOCKED : CLI_OK;
+		}
 		secret.passphrase = passphrase;
 		secret.passphrase_size = strlen(passphrase);
 	}
 	status = dovetail_unlock(cli->replica, key->subtree, &secret);
 	cli_secret_free(passphrase);
-	if (status != DOVETAIL_OK)
-		return cli_fail(cli, status, key->subtree);
 	key->used = true;
-	return CLI_OK;
+	if (status != DOVETAIL_OK)
+		ret = cli_fail(cli, status, NULL);
+	return needed ? ret : CLI_OK;
 }
 
 /* The entry is in an encrypted subtree without a secret in the account file. */
@@ -230,7 +234,7 @@ int cli_unlock(struct cli *cli, const char *name, bool ask)
 			continue;
 		if (name != NULL && !is_in(name, account->keys[i].subtree) && !is_in(account->keys[i].subtree, name))
 			continue;
-		ret = unlock_key(cli, &account->keys[i]);
+		ret = unlock_key(cli, &account->keys[i], name != NULL && is_in(name, account->keys[i].subtree));
 		if (ret != CLI_OK)
 			return ret;
 	}

@@ -1,0 +1,177 @@
+"""dovetail encrypt, unlock, secret, rotate: with passphrases from commands, files and the terminal, and key files."""
+
+import json
+import os
+
+import pytest
+
+from cli import FAILED, LOCKED, OK, PREFIX, USAGE, Machine
+from terminal import Terminal
+
+NOTES = PREFIX + "notes"
+COMMAND = ["--passphrase-command", "echo correct horse"]
+
+
+@pytest.fixture
+def one(server, user, tmp_path):
+    return Machine(tmp_path / "one", server, user)
+
+
+@pytest.fixture
+def two(server, user, tmp_path):
+    return Machine(tmp_path / "two", server, user)
+
+
+def on_the_server(server, user):
+    """All that the server has of the user, in octets."""
+    out = b""
+    for folder, _, names in os.walk(server.home(user)):
+        for name in names:
+            with open(os.path.join(folder, name), "rb") as f:
+                out += f.read()
+    return out
+
+
+def test_two_machines(one, two, server, user):
+    one.out("set", "notes/before", "plain before")
+    one.out("encrypt", "notes", *COMMAND)
+    one.out("set", "notes/a", "the secret plaintext")
+    assert b"the secret plaintext" not in on_the_server(server, user)
+    # noted in the account file, so it needs nothing more here
+    assert 'passphrase_command = "%s" echo correct horse\n' % NOTES in open(one.config).read()
+    assert one.out("get", "notes/a") == "the secret plaintext"
+    assert one.out("get", "notes/before") == "plain before"
+    # the other machine
+    assert "locked" in two.error(LOCKED, "get", "notes/a")
+    assert two.lines("ls", "--json", "notes/a")[0]["flags"] == ["locked"]
+    assert "L" in two.out("ls", "-l", "notes/a").split()[0]
+    two.error(LOCKED, "set", "notes/a", "x")
+    assert "locked" in two.error(LOCKED, "import", input=json.dumps({"mailbox": "", "entry": NOTES + "/a", "value": "x"}))
+    two.run("export", code=LOCKED)
+    assert two.out("export", "--skip-unreadable") == ""
+    two.error(LOCKED, "unlock", "notes", "--passphrase-command", "echo wrong horse")
+    assert "passphrase_command" not in open(two.config).read()
+    two.out("unlock", "notes", *COMMAND)
+    assert two.out("get", "notes/a") == "the secret plaintext"
+    two.out("set", "notes/a", "changed")
+    assert one.out("get", "notes/a") == "changed"
+    assert os.stat(two.config).st_mode & 0o777 == 0o600
+    # what is elsewhere needs no secret
+    two.out("set", "b", "1")
+    assert one.out("get", "b") == "1"
+
+
+def test_key_files(one, two):
+    one.out("encrypt", "notes", "--key-file", "key", "--create-key-file")
+    assert os.stat(one.home + "/key").st_mode & 0o777 == 0o600
+    assert 'key_file = "%s" %s/key\n' % (NOTES, one.home) in open(one.config).read()
+    one.out("set", "notes/a", "1")
+    two.out("unlock", "notes", "--key-file", one.home + "/key")
+    assert two.out("get", "notes/a") == "1"
+    # not over one that is there
+    assert one.run("secret", "add", "notes", "x", "--key-file", "key", "--create-key-file", code=None).returncode != OK
+    os.remove(one.home + "/key")
+    one.run("get", "notes/a", code=None)
+
+
+def test_secrets(one, two):
+    one.out("encrypt", "notes", *COMMAND)
+    one.out("set", "notes/a", "1")
+    one.out("secret", "add", "notes", "laptop", "--passphrase-command", "echo another one")
+    lines = one.out("secret", "list", "notes").splitlines()
+    assert len(lines) == 2 and any(line.endswith("\tlaptop") for line in lines)
+    two.out("unlock", "notes", "--passphrase-command", "echo another one")
+    assert two.out("get", "notes/a") == "1"
+    one.out("secret", "remove", "notes", "laptop")
+    assert len(one.out("secret", "list", "notes").splitlines()) == 1
+    assert one.error(FAILED, "secret", "remove", "notes", "laptop")
+    one.run("secret", "remove", "notes", lines[0].split("\t")[1], code=USAGE)
+    # a new key, and one secret for it, which is noted in place of the old one
+    one.out("rotate", "notes", "--label", "new", "--passphrase-command", "echo the third one")
+    assert one.out("secret", "list", "notes").endswith("\tnew\n")
+    assert open(one.config).read().count("passphrase_command") == 1 and one.out("get", "notes/a") == "1"
+    third = Machine(one.home + "/third")
+    with open(one.config) as f:
+        third.account("".join(line for line in f if "passphrase" not in line))
+    third.out("unlock", "notes", "--passphrase-command", "echo the third one")
+    assert third.out("get", "notes/a") == "1"
+
+
+def test_at_a_terminal(one, two):
+    terminal = Terminal(one, "encrypt", "notes")
+    terminal.await_text("new passphrase for %s: " % NOTES)
+    terminal.await_echo(False)
+    terminal.type("correct horse\n")
+    terminal.await_text("once more: ")
+    terminal.type("correct horse\n")
+    code, shown = terminal.end()
+    assert code == OK and "horse" not in shown
+    assert "horse" not in open(one.config).read()
+
+    def asked(machine, passphrase, *args):
+        terminal = Terminal(machine, *args)
+        terminal.await_text("passphrase of %s: " % NOTES)
+        terminal.await_echo(False)
+        terminal.type(passphrase + "\n")
+        return terminal.end()
+    assert asked(one, "correct horse", "set", "notes/a", "value") == (OK, "\r\n")
+    assert asked(two, "correct horse", "get", "notes/a") == (OK, "\r\nvalue\r\n")
+    code, shown = asked(two, "wrong horse", "get", "notes/a")
+    assert code == LOCKED and "value" not in shown
+    assert asked(two, "correct horse", "unlock", "notes")[0] == OK
+
+
+def test_the_two_are_not_the_same(one):
+    terminal = Terminal(one, "encrypt", "notes")
+    for text in ("new passphrase", "once more"):
+        terminal.await_text(text)
+        terminal.await_echo(False)
+        terminal.type(text + "\n")
+    code, shown = terminal.end()
+    assert code == USAGE and "not the same" in shown
+    one.error(FAILED, "secret", "list", "notes")
+
+
+def test_passphrases_from_files(one, two):
+    one.out("encrypt", "notes", "--passphrase-file", "-", input="correct horse\nmore\n")
+    with open(two.home + "/pass", "w") as f:
+        f.write("correct horse\r\n")
+    two.out("sync")
+    two.out("unlock", "notes", "--passphrase-file", "pass")
+    # where it came from is not noted
+    assert "passphrase" not in open(two.config).read()
+
+
+@pytest.mark.parametrize("args, code", [
+    (["encrypt", "notes", "--passphrase-command", "echo short"], USAGE),
+    (["encrypt", "notes", "--passphrase-command", "false"], LOCKED),
+    (["encrypt", "notes", "--passphrase-command", "true"], LOCKED),
+    (["encrypt", "notes", "--passphrase-file", "none"], LOCKED),
+    (["encrypt", "notes", "--passphrase-file", "."], LOCKED),
+    (["encrypt", "notes", "--offline", *COMMAND], USAGE),
+    (["encrypt", "notes", "--create-key-file"], USAGE),
+    (["encrypt", "notes", "--key-file", "x", *COMMAND], USAGE),
+    (["encrypt", "/private", *COMMAND], USAGE),
+    (["encrypt", "a//b", *COMMAND], USAGE),
+    (["encrypt"], USAGE),
+    (["unlock", "notes", *COMMAND], FAILED),
+    (["rotate", "notes", *COMMAND], FAILED),
+    (["secret", "list", "notes"], FAILED),
+    (["secret", "remove", "notes", "x"], FAILED),
+    (["secret", "add", "notes"], USAGE),
+    (["secret", "list", "notes", "x"], USAGE),
+    (["secret", "list", "notes", *COMMAND], USAGE),
+    (["secret", "show", "notes"], USAGE),
+], ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+def test_what_cannot_be(one, args, code):
+    one.error(code, *args)
+
+
+def test_a_secret_that_is_noted_and_does_not_come(one):
+    one.out("encrypt", "notes", *COMMAND)
+    text = open(one.config).read()
+    one.account(text.replace("echo correct horse", "exit 1"))
+    assert "no secret in the first line" in one.error(LOCKED, "get", "notes/a")
+    assert one.run("ls").stderr.count(b"\n") == 1
+    # what is elsewhere works
+    one.out("set", "b", "1")
