@@ -436,6 +436,7 @@ static void test_record(void **state)
 	assert_false(got.known);
 	/* work in order, the top first; later ones wait */
 	assert_true(mirror_record_look(&record, "c", 5));
+	assert_true(mirror_record_look(&record, "c", 500));
 	assert_true(mirror_record_look(&record, "b", 9));
 	assert_true(mirror_record_look(&record, "b", 3));
 	assert_true(mirror_record_look(&record, "", 1));

@@ -635,6 +635,20 @@ def test_too_large_for_the_server(make_server, tmp_path, user):
     assert b.read("large") == b"fits" and b.read("grows") == b"3"
 
 
+def test_caps_on_what_a_server_sends(pair):
+    a, b = pair
+    for n in range(5):
+        a.write("n%d" % n, "12345")
+    a.once()
+    assert "more than 3 entries" in b.once("--max-entries", "3", code=REFUSED)
+    assert "more than 20 octets" in b.once("--max-bytes", "20", code=REFUSED)
+    assert b.files() == {}
+    assert "too large" in b.once("--max-value", "4")
+    assert b.files() == {}
+    b.once()
+    assert b.files() == a.files()
+
+
 def test_own_caps(devices):
     a = devices("a")
     for n in range(5):
@@ -771,6 +785,30 @@ def test_encrypted_subtree(devices, server, user, subtree, mailbox):
         for store in names:
             with open(os.path.join(folder, store), "rb") as f:
                 assert b"plain secret" not in f.read()
+
+
+# ---- A server without XMETASYNC ----
+
+def test_other_servers_are_polled(make_server, tmp_path, user):
+    plain = make_server(plugins=False, extra="mail_attribute_dict = file:%h/attributes\n")
+    a, b = (Device(tmp_path / name, plain, user, poll_interval=1) for name in "ab")
+    try:
+        a.write("README", "1")
+        a.write("gone", "2")
+        a.begin()
+        b.begin()
+        b.await_file("gone", "2")
+        b.write("README", "by b")
+        os.remove(b.path("gone"))
+        b.write("sub/new", "3")
+        until(lambda: a.files() == b.files() == {b"README": b"by b", b"sub/new": b"3"})
+        assert "no XMETASYNC" in a.words()
+        a.end()
+        b.end()
+    finally:
+        for device in (a, b):
+            if device.process is not None:
+                device.kill()
 
 
 # ---- inotify's limits ----
