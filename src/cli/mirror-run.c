@@ -243,6 +243,7 @@ int mirror_run_once(struct mirror *mirror)
 			ret = once_left(mirror, &left);
 	}
 	cli_signals_end(mirror->cli);
+	mirror_trash_prune(&mirror->dir, mirror->trash_days, mirror->trash_bytes);
 	return ret == CLI_OK ? once_end(mirror) : ret;
 }
 

@@ -603,8 +603,12 @@ def test_subtree_and_mailbox(pair):
     a, b = pair
     a.write("x", "1")
     a.once("--subtree", "Sig", "--mailbox", "INBOX")
-    b.once("--subtree", "/private/vendor/dovetail/user/sig", "--mailbox", "INBOX")
-    assert b.files() == {b"x": b"1"}
+    b.begin("--subtree", "/private/vendor/dovetail/user/sig", "--mailbox", "inbox")
+    b.await_file("x", "1")
+    a.write("y", "2")
+    a.once("--subtree", "Sig", "--mailbox", "INBOX")
+    b.await_file("y", "2")
+    b.end()
     assert a.out("get", "--online", "--mailbox", "INBOX", "sig/x") == "1"
     assert "is the mirror of" in a.once(code=CONFIG)
 
@@ -871,6 +875,12 @@ def test_trash_is_bounded(devices):
     a.begin()
     until(lambda: not os.path.exists(old), "the end of the old trash")
     a.end()
+    # other things are none of ours
+    a.write(".dovetail/trash/other", "stays")
+    for n in range(3):
+        a.write(".dovetail/trash/2026010%d-000000/f" % n, b"x" * 600000)
+    a.once("--trash-days", "0", "--trash-mib", "1")
+    assert sorted(os.listdir(a.path(".dovetail/trash"))) == [b"20260102-000000", b"other"]
 
 
 def test_killed_again_and_again(pair):
