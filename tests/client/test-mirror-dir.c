@@ -215,6 +215,11 @@ static void test_read(void **state)
 	assert_int_equal(mirror_file_read(&dir, "x", 4, NULL, NULL, &file), MIRROR_LEFT_ALONE);
 	assert_int_equal(mirror_file_read(&dir, "x/y", 10, NULL, NULL, &file), MIRROR_ABSENT);
 	assert_int_equal(mirror_file_read(&dir, "none/x", 10, NULL, NULL, &file), MIRROR_ABSENT);
+	/* one that is young could change without a new time */
+	write_file("x", "12345");
+	stat = stat_of("x");
+	assert_int_equal(stat.ctime, 0);
+	assert_false(mirror_stat_same(&stat, &stat));
 	/* one that is old enough is known by its times */
 	nanosleep(&wait, NULL);
 	stat = stat_of("x");
