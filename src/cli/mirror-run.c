@@ -206,6 +206,10 @@ static int once_end(struct mirror *mirror)
 	status = dovetail_get_counts(mirror->cli->replica, &counts);
 	if (status != DOVETAIL_OK)
 		return cli_fail(mirror->cli, status, NULL);
+	if (counts.pending > 0) {
+		cli_error(mirror->cli, "%llu changes could not be sent", (unsigned long long)counts.pending);
+		return CLI_FAILED;
+	}
 	return counts.refused > 0 ? CLI_REFUSED : CLI_OK;
 }
 
@@ -239,6 +243,7 @@ int mirror_run_once(struct mirror *mirror)
 			ret = once_left(mirror, &left);
 	}
 	cli_signals_end(mirror->cli);
+	mirror_trash_prune(&mirror->dir, mirror->trash_days, mirror->trash_bytes);
 	return ret == CLI_OK ? once_end(mirror) : ret;
 }
 

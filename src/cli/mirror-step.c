@@ -519,9 +519,10 @@ static int check_removals(struct mirror *mirror, uint64_t known)
 }
 
 /* Values first and removals then: what is moved is never nowhere. */
-static int step_work(struct mirror *mirror, bool removals)
+static int step_work(struct mirror *mirror, uint64_t count, bool removals)
 {
 	char name[MIRROR_ENTRY_MAX + 1] = "";
+	uint64_t done = 0;
 	bool first = true, found = true;
 	int ret = CLI_OK;
 
@@ -530,9 +531,13 @@ static int step_work(struct mirror *mirror, bool removals)
 			return mirror_fail_record(mirror);
 		if (!found)
 			break;
+		/* its line and those of --verbose would be in each other's way */
+		if (!mirror->verbose && !mirror->json && !removals)
+			cli_progress(mirror->cli, "mirroring files", done++, count);
 		if (step_one(mirror, name, removals, &ret) && ret == CLI_OK && !mirror_record_done(&mirror->record, name))
 			ret = mirror_fail_record(mirror);
 	}
+	cli_progress_end(mirror->cli);
 	return ret;
 }
 
@@ -575,9 +580,9 @@ int mirror_step_all(struct mirror *mirror)
 	if (ret == CLI_OK && count > 0)
 		ret = refused_load(mirror);
 	if (ret == CLI_OK)
-		ret = step_work(mirror, false);
+		ret = step_work(mirror, count, false);
 	if (ret == CLI_OK)
-		ret = step_work(mirror, true);
+		ret = step_work(mirror, count, true);
 	if (ret == CLI_OK && count > 0 && !mirror->refused_tried)
 		ret = refused_again(mirror);
 	refused_free(mirror);

@@ -257,7 +257,8 @@ static int mirror_main(struct mirror *mirror, const char *subtree, const char *t
 	mirror->sync_options.max_entries = mirror->max_entries;
 	mirror->sync_options.max_bytes = mirror->max_bytes;
 	mirror->sync_options.max_removals = mirror->max_removals;
-	mirror->mailbox = cli_mailbox(cli);
+	/* as the library tells it */
+	mirror->mailbox = strcasecmp(cli_mailbox(cli), "INBOX") == 0 ? "INBOX" : cli_mailbox(cli);
 	ret = open_folder(mirror, folder, trash);
 	if (ret == CLI_OK)
 		ret = open_replica(mirror, folder);

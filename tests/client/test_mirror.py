@@ -603,8 +603,12 @@ def test_subtree_and_mailbox(pair):
     a, b = pair
     a.write("x", "1")
     a.once("--subtree", "Sig", "--mailbox", "INBOX")
-    b.once("--subtree", "/private/vendor/dovetail/user/sig", "--mailbox", "INBOX")
-    assert b.files() == {b"x": b"1"}
+    b.begin("--subtree", "/private/vendor/dovetail/user/sig", "--mailbox", "inbox")
+    b.await_file("x", "1")
+    a.write("y", "2")
+    a.once("--subtree", "Sig", "--mailbox", "INBOX")
+    b.await_file("y", "2")
+    b.end()
     assert a.out("get", "--online", "--mailbox", "INBOX", "sig/x") == "1"
     assert "is the mirror of" in a.once(code=CONFIG)
 
@@ -633,6 +637,20 @@ def test_too_large_for_the_server(make_server, tmp_path, user):
     a.once(code=None)
     b.once()
     assert b.read("large") == b"fits" and b.read("grows") == b"3"
+
+
+def test_caps_on_what_a_server_sends(pair):
+    a, b = pair
+    for n in range(5):
+        a.write("n%d" % n, "12345")
+    a.once()
+    assert "more than 3 entries" in b.once("--max-entries", "3", code=REFUSED)
+    assert "more than 20 octets" in b.once("--max-bytes", "20", code=REFUSED)
+    assert b.files() == {}
+    assert "too large" in b.once("--max-value", "4")
+    assert b.files() == {}
+    b.once()
+    assert b.files() == a.files()
 
 
 def test_own_caps(devices):
@@ -773,6 +791,30 @@ def test_encrypted_subtree(devices, server, user, subtree, mailbox):
                 assert b"plain secret" not in f.read()
 
 
+# ---- A server without XMETASYNC ----
+
+def test_other_servers_are_polled(make_server, tmp_path, user):
+    plain = make_server(plugins=False, extra="mail_attribute_dict = file:%h/attributes\n")
+    a, b = (Device(tmp_path / name, plain, user, poll_interval=1) for name in "ab")
+    try:
+        a.write("README", "1")
+        a.write("gone", "2")
+        a.begin()
+        b.begin()
+        b.await_file("gone", "2")
+        b.write("README", "by b")
+        os.remove(b.path("gone"))
+        b.write("sub/new", "3")
+        until(lambda: a.files() == b.files() == {b"README": b"by b", b"sub/new": b"3"})
+        assert "no XMETASYNC" in a.words()
+        a.end()
+        b.end()
+    finally:
+        for device in (a, b):
+            if device.process is not None:
+                device.kill()
+
+
 # ---- inotify's limits ----
 
 def test_lost_events_are_found_by_a_comparison(pair):
@@ -833,6 +875,12 @@ def test_trash_is_bounded(devices):
     a.begin()
     until(lambda: not os.path.exists(old), "the end of the old trash")
     a.end()
+    # other things are none of ours
+    a.write(".dovetail/trash/other", "stays")
+    for n in range(3):
+        a.write(".dovetail/trash/2026010%d-000000/f" % n, b"x" * 600000)
+    a.once("--trash-days", "0", "--trash-mib", "1")
+    assert sorted(os.listdir(a.path(".dovetail/trash"))) == [b"20260102-000000", b"other"]
 
 
 def test_killed_again_and_again(pair):
