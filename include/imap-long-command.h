@@ -150,7 +150,8 @@ struct imap_long_command {
    "imap_long_command" in its dependencies, and have a file name that sorts
    behind lib05_. FALSE: it was refused, and the log says why: the framework
    is older than this header, or has another major version, or there is a
-   command of this name. Its clients get BAD then, as for any unknown command. */
+   command of this name (Dovecot's own count), or def has no name or no start().
+   Its clients get BAD then, as for any unknown command. */
 #define imap_long_command_register(def) \
 	imap_long_command_register_for(def, IMAP_LONG_COMMAND_VERSION_MAJOR, \
 				       IMAP_LONG_COMMAND_VERSION_MINOR, \

@@ -8,6 +8,8 @@
 #include "imap-metasync-plugin.h"
 
 static struct module *imap_metasync_module;
+/* both commands are */
+static bool imap_metasync_registered;
 static imap_client_created_func_t *next_hook_client_created;
 
 /* Core does it only where a dictionary for attributes is set. */
@@ -25,7 +27,8 @@ static void imap_metasync_client_created(struct client **client)
 	if (mail_user_is_plugin_loaded((*client)->user,
 				       imap_metasync_module) &&
 	    metasync_user_is_enabled((*client)->user)) {
-		client_add_capability(*client, "XMETASYNC");
+		if (imap_metasync_registered)
+			client_add_capability(*client, "XMETASYNC");
 		imap_metasync_add_metadata(*client);
 		imap_metasync_announce_client(*client);
 	}
@@ -63,8 +66,9 @@ void imap_metasync_plugin_init(struct module *module)
 	imap_metasync_announce_init();
 	imap_metasync_cmd_notify_init();
 	command_hook_register(hide_args_pre, hide_args_post);
-	imap_long_command_register(&imap_metasync_cmd_xmetasync);
-	imap_long_command_register(&imap_metasync_cmd_xmetaset);
+	imap_metasync_registered =
+		imap_long_command_register(&imap_metasync_cmd_xmetasync) &&
+		imap_long_command_register(&imap_metasync_cmd_xmetaset);
 	next_hook_client_created =
 		imap_client_created_hook_set(imap_metasync_client_created);
 }

@@ -6,11 +6,14 @@
 #include "imap-xkey-plugin.h"
 
 static struct module *imap_xkey_module;
+/* both commands are */
+static bool imap_xkey_registered;
 static imap_client_created_func_t *next_hook_client_created;
 
 static void imap_xkey_client_created(struct client **client)
 {
-	if (mail_user_is_plugin_loaded((*client)->user, imap_xkey_module) &&
+	if (imap_xkey_registered &&
+	    mail_user_is_plugin_loaded((*client)->user, imap_xkey_module) &&
 	    metasync_user_is_enabled((*client)->user))
 		client_add_capability(*client, "XKEY");
 
@@ -27,8 +30,9 @@ const char imap_xkey_plugin_binary_dependency[] = "imap";
 void imap_xkey_plugin_init(struct module *module)
 {
 	imap_xkey_module = module;
-	imap_long_command_register(&imap_xkey_cmd_xkeysync);
-	imap_long_command_register(&imap_xkey_cmd_xkeyadd);
+	imap_xkey_registered =
+		imap_long_command_register(&imap_xkey_cmd_xkeysync) &&
+		imap_long_command_register(&imap_xkey_cmd_xkeyadd);
 	next_hook_client_created =
 		imap_client_created_hook_set(imap_xkey_client_created);
 }

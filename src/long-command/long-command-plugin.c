@@ -57,24 +57,40 @@ static bool long_command_func(struct client_command_context *cmd)
 	return long_command_start(cmd, long_command_reg_find(cmd->name), &set);
 }
 
-/* The beginning of a def is the same in all versions. */
+/* Of a def only the name is where it is in all versions. */
 static bool
-long_command_can_register(const struct imap_long_command_def *def,
-			  unsigned int major, unsigned int minor)
+long_command_version_is_known(const struct imap_long_command_def *def,
+			      unsigned int major, unsigned int minor)
 {
-	if (major != IMAP_LONG_COMMAND_VERSION_MAJOR ||
-	    minor > IMAP_LONG_COMMAND_VERSION_MINOR) {
-		i_error("imap-long-command: %s is not available: its plugin "
-			"was built for imap-long-command %u.%u, and this is "
-			"%u.%u.%u (see docs/framework.md)", def->name,
-			major, minor, IMAP_LONG_COMMAND_VERSION_MAJOR,
-			IMAP_LONG_COMMAND_VERSION_MINOR,
-			IMAP_LONG_COMMAND_VERSION_PATCH);
+	if (major == IMAP_LONG_COMMAND_VERSION_MAJOR &&
+	    minor <= IMAP_LONG_COMMAND_VERSION_MINOR)
+		return TRUE;
+	i_error("imap-long-command: %s is not available: its plugin was built "
+		"for imap-long-command %u.%u, and this is %u.%u.%u (see "
+		"docs/framework.md)",
+		def->name != NULL ? def->name : "A command without a name",
+		major, minor, IMAP_LONG_COMMAND_VERSION_MAJOR,
+		IMAP_LONG_COMMAND_VERSION_MINOR,
+		IMAP_LONG_COMMAND_VERSION_PATCH);
+	return FALSE;
+}
+
+/* A plugin that makes a mistake here loses its command. It must not end each
+   login. */
+static bool long_command_can_register(const struct imap_long_command_def *def)
+{
+	if (def->name == NULL || def->start == NULL) {
+		i_error("imap-long-command: %s is not available: its plugin's "
+			"definition has no %s",
+			def->name != NULL ? def->name : "A command",
+			def->name == NULL ? "name" : "start()");
 		return FALSE;
 	}
-	if (long_command_reg_find(def->name) != NULL) {
-		i_error("imap-long-command: %s is registered by another "
-			"plugin already: ignoring the second one", def->name);
+	if (command_find(def->name) != NULL) {
+		/* Dovecot would take either of them */
+		i_error("imap-long-command: %s is registered already, by "
+			"Dovecot or another plugin: ignoring the second one",
+			def->name);
 		return FALSE;
 	}
 	return TRUE;
@@ -92,12 +108,15 @@ bool imap_long_command_register_for(const struct imap_long_command_def *def,
 {
 	struct long_command_reg *reg;
 
-	if (!long_command_can_register(def, major, minor))
+	if (!long_command_version_is_known(def, major, minor))
 		return FALSE;
 	reg = i_new(struct long_command_reg, 1);
 	memcpy(&reg->def, def, I_MIN(def_size, sizeof(reg->def)));
 	reg->author_def = def;
-	i_assert(reg->def.start != NULL);
+	if (!long_command_can_register(&reg->def)) {
+		i_free(reg);
+		return FALSE;
+	}
 	array_push_back(&long_command_regs, &reg);
 	/* IDLE's flags for those that use the mailbox */
 	command_register(def->name, long_command_func, !def->uses_mailbox ? 0 :

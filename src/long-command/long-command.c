@@ -530,6 +530,12 @@ void long_command_add_keepalive(struct long_command *c)
 	timeout_remove(&c->to_keepalive);
 	if (interval == 0)
 		return;
+	/* as in IDLE: waiting is not being idle. Here, and not when the sign of
+	   life is sent: a command that always has something else to tell needs
+	   none. But when Dovecot has stopped, this timer is the one that ends
+	   the session (main.c, imap_die()). */
+	if (!master_service_is_master_stopped(master_service))
+		timeout_reset(client->to_idle);
 	interval = imap_keepalive_interval_msecs(client->user->username,
 						 client->user->conn.remote_ip,
 						 interval);
@@ -549,10 +555,6 @@ static void long_command_send_keepalive(struct long_command *c)
 		if (client->output->offset == offset && c->end_text == NULL)
 			imap_long_command_send_line(&c->lc, "* OK Still here");
 	}
-	/* as in IDLE: waiting is not being idle. But when Dovecot has stopped,
-	   this timer is the one that ends the session (main.c, imap_die()). */
-	if (!master_service_is_master_stopped(master_service))
-		timeout_reset(client->to_idle);
 	long_command_add_keepalive(c);
 }
 

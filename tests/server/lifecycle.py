@@ -63,6 +63,14 @@ def alive(pid):
         return False
 
 
+def await_end(pid):
+    """A process that has lost its only client ends."""
+    deadline = time.monotonic() + 60
+    while alive(pid):
+        assert time.monotonic() < deadline, "process %d does not end" % pid
+        time.sleep(0.01)
+
+
 def cpu_seconds(pid):
     with open("/proc/%d/stat" % pid) as f:
         fields = f.read().rpartition(")")[2].split()

@@ -118,6 +118,41 @@ def test_built_with_the_installed_header_only(installed, source, build):
         str(source), installed.root + "/usr/local/include", "/usr/include/dovecot"}
 
 
+def program_of_the_manual():
+    with open(os.path.join(TREE, "docs", "man", "imap-long-command.3")) as f:
+        text = re.search(r"^\.nf\n(#include .*?)^\.fi$", f.read().partition(".SH EXAMPLES")[2], re.S | re.M)[1]
+    assert not re.search(r"^[.']", text, re.M)
+    return text.replace("\\-", "-")
+
+
+def test_example_of_the_manual(installed, make_server, tmp_path, user):
+    """A smaller one, for those who have not got the source."""
+    (tmp_path / "xclock.c").write_text(program_of_the_manual())
+    plugin = installed.compile(tmp_path / "xclock.c", "lib50_imap_xclock_plugin.so")
+    server = make_server(plugins=["imap_long_command", "imap_xclock"], modules=[installed.module(FRAMEWORK), plugin])
+    c = server.login(user)
+    assert reply(c.command(b"XCLOCK x")[-1]) == b"BAD Error in IMAP command XCLOCK: No arguments expected"
+    tag = c.start(b"XCLOCK")
+    c.next(rb"\+ OK$")
+    for _ in range(2):
+        c.next(rb"\* XCLOCK \d{10,}$")
+    c.send(b"DONE\r\n")
+    assert reply(c.until(tag)[-1]) == b"OK XCLOCK completed"
+
+
+def test_of_the_guide(installed, tmp_path, monkeypatch):
+    """How to test a plugin, as docs/writing-commands.md has it."""
+    with open(os.path.join(TREE, "docs", "writing-commands.md")) as f:
+        text = re.search(r"^    from harness.*?(?=^\S)", f.read(), re.S | re.M)[0]
+    (tmp_path / "xclock.c").write_text(program_of_the_manual())
+    installed.compile(tmp_path / "xclock.c", "lib50_imap_xclock_plugin.so")
+    shutil.copy(installed.module(FRAMEWORK), installed.directory)
+    monkeypatch.chdir(installed.directory)
+    names = {}
+    exec(compile(re.sub("^    ", "", text, flags=re.M), "writing-commands.md", "exec"), names)
+    assert names["client"].transcript
+
+
 # -- playing ---------------------------------------------------------------------------------------
 
 def test_session_of_the_readme(example, user):

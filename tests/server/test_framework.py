@@ -246,13 +246,49 @@ def test_later_plugin_is_refused(installed, later, make_server, user, number):
     check_all_goes_on(server, user)
 
 
-@pytest.mark.parametrize("name", ["XTEST", "XtestMin"])
-def test_second_command_of_a_name_is_refused(installed, make_server, user, name):
-    plugin = installed.compile(ABI + "/xfuture.c", XFUTURE.replace("50", "60"), '-DNAME="%s"' % name)
+def check_refused(installed, make_server, user, reason, *options, number="50"):
+    """A plugin whose registration is refused; its number says before which others it is loaded."""
+    plugin = installed.compile(ABI + "/xfuture.c", XFUTURE.replace("50", number), *options)
     server = make_server(plugin=settings(), plugins="imap_xfuture", modules=[plugin])
     check_all_goes_on(server, user)
-    await_log(server, "Error: imap-long-command: %s is registered by another plugin already" % name)
+    await_log(server, "Error: imap-long-command: " + reason)
     await_log(server, "xfuture refused")
+    return server
+
+
+@pytest.mark.parametrize("name", ["XTEST", "XtestMin", "NOOP", "idle"])
+def test_second_command_of_a_name_is_refused(installed, make_server, user, name):
+    """Of Dovecot's, too."""
+    server = check_refused(installed, make_server, user, "%s is registered already" % name, '-DNAME="%s"' % name, number="60")
+    if not name.startswith("X"):
+        c = login(server, user)
+        tag = c.start(name.encode())
+        if name == "idle":
+            c.expect(rb"\+ ")
+            c.send(b"DONE\r\n")
+        assert re.match(rb"\S+ OK %s completed" % name.encode(), c.until(tag)[-1].line, re.I)
+
+
+@pytest.mark.valgrind
+@pytest.mark.parametrize("option, reason", [("NAME=NULL", "A command is not available: its plugin's definition has no name"),
+                                            ("START=NULL", r"XFUTURE is not available: .* has no start\(\)")],
+                         ids=["name", "start"])
+def test_definition_that_is_not_whole_is_refused(installed, make_server, user, option, reason):
+    check_refused(installed, make_server, user, reason, "-D" + option)
+
+
+@pytest.mark.parametrize("name, capability", [("XKEYADD", b"XKEY"), ("XKEYSYNC", b"XKEY"), ("XMETASET", b"XMETASYNC"),
+                                              ("XMETASYNC", b"XMETASYNC")])
+def test_no_capability_for_a_command_that_was_refused(installed, make_server, user, name, capability):
+    """Another plugin had it first."""
+    plugin = installed.compile(ABI + "/xfuture.c", XFUTURE.replace("50", "06"), '-DNAME="%s"' % name)
+    server = make_server(plugin=settings(), plugins="imap_xfuture", modules=[plugin])
+    c = server.login(user)
+    capabilities = c.command(b"CAPABILITY")[0].line.split()
+    ours = {b"XKEY", b"XMETASYNC"}
+    assert ours & set(capabilities) == ours - {capability} and b"METADATA" in capabilities
+    await_log(server, "Error: imap-long-command: %s is registered already" % name)
+    assert c.command(name.encode())[-1].line.split()[1] == b"OK"
 
 
 def test_without_the_framework_the_log_says_so(installed, make_server, user):

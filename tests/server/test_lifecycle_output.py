@@ -201,6 +201,23 @@ def test_a_silent_client(make_server, user, options, interval, stays):
             assert await_finish(server, "silent") == "cancelled"
 
 
+@pytest.mark.parametrize("busy", [False, True], ids=["quiet", "busy"])
+def test_dovecot_s_time_out_for_silent_clients(make_server, user, busy):
+    """It does not end a command with signs of life, be they its own or what it has to tell."""
+    with make_server(plugin=settings(), extra="imap_idle_notify_interval = 1s\n") as server:
+        make_wake(server, user)
+        c, clock = server.login(user), server.login(user + "-clock")
+        tag = waiting(c, b"KEEPALIVE WATCH IDLETIME 2500")
+        waiting(clock)
+        for _ in range(12):
+            clock.send(b"TIMER 300\r\n")
+            clock.expect(rb"\* XTEST TIMER")
+            if busy:
+                wake(server, user)
+                c.expect(rb"\* XTEST CHANGE")
+        done(c, tag)
+
+
 # -- the selected mailbox --------------------------------------------------------------------------
 
 def test_many_mailbox_changes_while_blocked(make_server, user):

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from harness.server import imap_pid
-from lifecycle import alive, assert_quiet, await_log, cpu_seconds, reply, settings
+from lifecycle import assert_quiet, await_end, await_log, cpu_seconds, reply, settings
 from lifecycle_matrix import SHARED
 from metasync import sane
 
@@ -70,14 +70,6 @@ def half_closed(server, user, command):
     c.expect(rb"\+ ")
     c.half_close()
     return c
-
-
-def await_end(pid):
-    """A process that has lost its only client ends."""
-    deadline = time.monotonic() + 60
-    while alive(pid):
-        assert time.monotonic() < deadline, "process %d does not end" % pid
-        time.sleep(0.01)
 
 
 def turns(client):

@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from lifecycle import deliver
+from lifecycle_matrix import SHARED
 from metasync import Watch, ask, last, put, sane
 from xkey import (DIR, RSA_ENCRYPTION, Key, Sync, add, added, devices, fill, generate, integer, key_of, make_key, make_keys,
                   moduli, must_add, openssl, pem, public_of, remove, rsa_der, spki, tagged, tlv)
@@ -596,19 +597,26 @@ def crowd():
     return make_keys(CROWD)
 
 
-@pytest.mark.parametrize("limit", [10, 99, 1000])
-def test_a_hundred_clients_add_at_once(limited, crowd, limit):
+def check_crowd(server, user, crowd, limit):
     """Exactly as many as there is room for; nobody else hears anything but that it is full."""
-    user = str(limit)
-    waiting = Sync(limited.login(user))
+    waiting = Sync(server.login(user))
     waiting.first()
-    replies = at_once([limited.login(user) for _ in crowd], [key.pem for key in crowd])
+    replies = at_once([server.login(user) for _ in crowd], [key.pem for key in crowd])
     won = [key for key, reply in zip(crowd, replies) if reply == added(key)]
     assert len(won) == min(limit, CROWD)
     assert replies.count(FULL) == CROWD - len(won)
     waiting.until(won).done()
     assert {what for what, _ in waiting.events} == {"created"}
-    assert devices(limited.login(user)) == waiting.known
+    assert devices(server.login(user)) == waiting.known
+
+
+@pytest.mark.parametrize("limit", [10, 99, 1000])
+def test_a_hundred_clients_add_at_once(limited, crowd, limit):
+    check_crowd(limited, str(limit), crowd, limit)
+
+
+def test_a_hundred_clients_of_one_process_add_at_once(make_server, crowd, user):
+    check_crowd(make_server(extra=SHARED), user, crowd, 10)
 
 
 def test_a_hundred_clients_add_the_same_key(server, user):

@@ -4,6 +4,7 @@ ends the command with a NO, and the connection lives."""
 import contextlib
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import tempfile
@@ -13,7 +14,7 @@ import pytest
 
 import stores
 from harness.server import imap_pid
-from lifecycle import alive, await_log, cpu_seconds
+from lifecycle import await_end, await_log, cpu_seconds
 from metasync import last, sane
 from stores import await_closed, directory, owned
 from xkey import Sync, add, added, devices, make_keys, must_add, remove, tagged
@@ -103,18 +104,31 @@ def test_add_is_given_up(hasty, user, fault, reply):
     must_add(c, B)
 
 
-def test_client_goes_while_it_is_tried_again(patient, user):
+@pytest.mark.valgrind
+@pytest.mark.parametrize("command", ["XKEYADD", "XKEYSYNC"])
+@pytest.mark.parametrize("end", ["reset", "sigterm", "logout"])
+def test_end_while_it_is_tried_again(patient, user, command, end):
+    """A lost connection and a stop of the process are not waited with; the client's next command is."""
     c = patient.login(user)
     must_add(c, A)
     pid = imap_pid(c.sock)
-    with locked(patient, user):
-        c.start(b"XKEYADD {%d+}\r\n%s" % (len(B.pem), B.pem))
-        await_retry(patient, user, "XKEYADD")
-        c.reset()
-        await_log(patient, r"imap\(%s\)<%d>.*: Info: Disconnected" % (user, pid))
-    patient.await_no_session(user)
-    assert not alive(pid)
-    assert devices(patient.login(user)) == {A.fpr}
+    with locked(patient, user) if command == "XKEYADD" else away(patient, user):
+        tag = c.start(b"XKEYADD {%d+}\r\n%s" % (len(B.pem), B.pem) if command == "XKEYADD" else b"XKEYSYNC")
+        await_retry(patient, user, command)
+        if end == "reset":
+            c.reset()
+        elif end == "sigterm":
+            os.kill(pid, signal.SIGTERM)
+            assert not [r for r in c.eof() if r.tag == tag]
+        else:
+            c.send(b"z LOGOUT\r\n" if command == "XKEYADD" else b"DONE\r\nz LOGOUT\r\n")
+            await_retry(patient, user, command, 3)
+        if end != "logout":
+            await_end(pid)
+    if end == "logout":
+        assert [r.tag for r in c.eof() if r.tag not in (b"*", b"+")] == [tag, b"z"]
+    # nothing was half done
+    assert devices(patient.login(user)) == {A.fpr} | ({B.fpr} if command == "XKEYADD" and end == "logout" else set())
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to mount a small file system")

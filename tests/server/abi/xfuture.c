@@ -1,17 +1,21 @@
-/* A command whose plugin needs FUTURE, a later version of the framework, which tests/server/test_framework.py makes; or
-   one of another name, for the same framework. */
+/* A command whose plugin needs FUTURE, a later version of the framework, which tests/server/test_framework.py makes; or,
+   for the same framework, one of another name, or with another START. */
 #include <imap-long-command.h>
 
 #ifndef NAME
 #  define NAME "XFUTURE"
 #endif
+#ifndef START
+#  define START xfuture_start
+#endif
 
-static void xfuture_start(struct imap_long_command *lc, const struct imap_arg *args ATTR_UNUSED)
+static void ATTR_UNUSED
+xfuture_start(struct imap_long_command *lc, const struct imap_arg *args ATTR_UNUSED)
 {
 #ifdef FUTURE
 	imap_long_command_future(lc);
 #endif
-	imap_long_command_end(lc, "OK "NAME" completed.");
+	imap_long_command_end(lc, "OK Future completed.");
 }
 
 #ifdef FUTURE
@@ -23,7 +27,7 @@ static void xfuture_goodbye(struct imap_long_command *lc)
 
 static const struct imap_long_command_def xfuture = {
 	.name = NAME,
-	.start = xfuture_start,
+	.start = START,
 #ifdef FUTURE
 	.goodbye = xfuture_goodbye
 #endif

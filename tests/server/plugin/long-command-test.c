@@ -12,6 +12,7 @@
                   long_command_test_fifo comes as a TIMER
      MAILBOX      watch the selected mailbox
      KEEPALIVE    start signs of life
+     IDLETIME ms  Dovecot's time-out for a client that sends nothing
      OUT n        n bytes of output from more()
      LATER ms     the answer to DONE comes this much later
      DRAIN        the answer to DONE comes after the output
@@ -29,7 +30,7 @@
    XTESTARGS tells what arguments it got. */
 
 #include "imap-common.h"
-#include "ioloop.h"
+#include "ioloop-private.h"
 #include "crc32.h"
 #include "imap-arg.h"
 #include "imap-long-command.h"
@@ -155,6 +156,9 @@ xtest_option(struct imap_long_command *lc, const char *name, const char *value)
 	} else if (strcasecmp(name, "TIMER") == 0) {
 		imap_long_command_set_timer(lc, XTEST_TIMER_OPTION,
 					    xtest_number(value));
+	} else if (strcasecmp(name, "IDLETIME") == 0) {
+		lc->client->to_idle->msecs = xtest_number(value);
+		timeout_reset(lc->client->to_idle);
 	} else if (strcasecmp(name, "RAIN") == 0) {
 		x->rain = xtest_number(value);
 	} else if (strcasecmp(name, "LATER") == 0) {
