@@ -1,5 +1,5 @@
-"""A server that says what a test wants it to say, for what no real server should: it lets anybody log in, then the test's
-function speaks."""
+"""A server that says what a test wants it to say, for what no real server should: it lets anybody log in, then the
+test's function speaks."""
 
 import re
 import socket

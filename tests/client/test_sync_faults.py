@@ -1,5 +1,5 @@
-"""Connections that are cut anywhere, frozen, or lose an answer; processes that are killed. Nothing that was written is lost or
-sent again after its acknowledgement, and at rest both sides are the same."""
+"""Connections that are cut anywhere, frozen, or lose an answer; processes that are killed. Nothing that was written
+is lost or sent again after its acknowledgement, and at rest both sides are the same."""
 
 import os
 import random
@@ -180,7 +180,8 @@ def test_frozen_while_connecting(driver, server, user, other, proxy):
 
 
 def test_slept(driver, server, user, other, proxy):
-    """A machine that comes back from sleep asks at once, though the keepalive is not due, and does not wait for a backoff either."""
+    """A machine that comes back from sleep asks at once, though the keepalive is not due, and does not wait for a
+    backoff either."""
     driver.open()
     driver.sync("r", proxy.port, user, timeout=1000)
     driver.state("live")

@@ -1,5 +1,5 @@
-"""Servers that do not keep to the protocol. None of them may crash, hang or grow the client, nor change what it has but by
-a consistent state."""
+"""Servers that do not keep to the protocol. None of them may crash, hang or grow the client, nor change what it has
+but by a consistent state."""
 
 import pytest
 
@@ -90,14 +90,16 @@ BAD = {
         b"%s/%d NIL " % (ROOT.encode(), i) for i in range(1000))), "limit"),
     "endless names": (endless(b"", lambda n: b'* METADATA "" /private/x\r\n' * 1000), "limit"),
     "endless literal": (endless(b'* METADATA "" (%s {99999999999}\r\n' % A.encode(), lambda n: b"x" * 65536), "limit"),
-    "endless RESET": (endless(b"", lambda n: entry(A) + b"* OK [XMETASYNC RESET] Again.\r\n" + entry(A) * 50), "protocol"),
+    "endless RESET": (endless(b"", lambda n: entry(A) + b"* OK [XMETASYNC RESET] Again.\r\n" + entry(A) * 50),
+                      "protocol"),
     "huge literal": (after_capability(b'* METADATA "" (%s {99999999999999999999}\r\n' % A.encode()), "protocol"),
     "unbalanced": (after_capability(b'* METADATA "" (%s "x" %s)\r\n' % (A.encode(), B.encode())), "protocol"),
     "silence": (lambda c: (c.capability(), c.rest()), "network"),
     "silence at once": (lambda c: c.rest(), "network"),
 }
-MARKS = [b"(0 1 a)", b"(1 99999999999999999999 a)", b"(4294967296 1 a)", b"(1 -1 a)", b"(1 9223372036854775808 a)", b"(1 1)",
-         b"()", b"(1 1 xyz)", b"(1 1 0123456789abcdef0)", b"(1 1 a", b"1 1 a", b"(1  1 a)", b"PARTIAL", b"PARTIAL (1 1)", b"what"]
+MARKS = [b"(0 1 a)", b"(1 99999999999999999999 a)", b"(4294967296 1 a)", b"(1 -1 a)", b"(1 9223372036854775808 a)",
+         b"(1 1)", b"()", b"(1 1 xyz)", b"(1 1 0123456789abcdef0)", b"(1 1 a", b"1 1 a", b"(1  1 a)", b"PARTIAL",
+         b"PARTIAL (1 1)", b"what"]
 for each in MARKS:
     BAD["mark " + each.decode()] = after_capability(entry(A) + marker(each)), "protocol"
 
@@ -152,14 +154,15 @@ def test_position_that_does_not_follow(driver, mark):
 
 def test_ignored(driver):
     """What was not asked for, or has no valid name; what is left of the login."""
-    strange = [entry("/private/vendor/other"), entry(ROOT + "x"), entry("/private"), entry("/private//x"), entry(A, b'"x"', b"INBOX"),
-               entry(A, b'"x"', b'"&broken"'), entry(A, b'"x"', b'"\xff"'), entry(A + "/*"), entry('""'), entry(A + "/" + "x" * 1100),
+    strange = [entry("/private/vendor/other"), entry(ROOT + "x"), entry("/private"), entry("/private//x"),
+               entry(A, b'"x"', b"INBOX"), entry(A, b'"x"', b'"&broken"'), entry(A, b'"x"', b'"\xff"'), entry(A + "/*"),
+               entry('""'), entry(A + "/" + "x" * 1100),
                b"* 5 EXISTS\r\n* FLAGS (a b)\r\n* SOMETHING {3}\r\na\r\n more\r\n", b"* OK [ALERT] Hello.\r\n",
                b"* NO [XMETASYNC (1 1 a)] no marker\r\n", b"* OK Still here\r\n", entry(A.upper(), b'"kept"')]
 
     def serve(connection):
-        connection.capability(before=b"old OK Logged in.\r\n+ what\r\n* OK [XMETASYNC (1 1 a)] x\r\n" + entry(A, b'"old"') +
-                              b"* CAPABILITY IMAP4rev1\r\n")
+        connection.capability(before=b"old OK Logged in.\r\n+ what\r\n* OK [XMETASYNC (1 1 a)] x\r\n" +
+                              entry(A, b'"old"') + b"* CAPABILITY IMAP4rev1\r\n")
         connection.sync(b"".join(strange))
         connection.rest()
     with Script(serve) as script:
@@ -168,7 +171,8 @@ def test_ignored(driver):
 
 
 def test_newest_of_many(driver):
-    with Script(states((b"".join(entry(A, b'"%d"' % n) for n in range(1000)) + entry(B) + entry(B, b"NIL"),))) as script:
+    lines = b"".join(entry(A, b'"%d"' % n) for n in range(1000)) + entry(B) + entry(B, b"NIL")
+    with Script(states((lines,))) as script:
         driver.once("r", script.port, "u")
     assert driver.list() == {("", A): b"999"}
     assert len(driver.seen("change")) == 1
@@ -176,8 +180,8 @@ def test_newest_of_many(driver):
 
 @pytest.mark.parametrize("live", [False, True])
 def test_partial(driver, live):
-    """A snapshot that is cut is resumed from its last PARTIAL mark; what came after that is dropped, by the same sync and by
-    the next one."""
+    """A snapshot that is cut is resumed from its last PARTIAL mark; what came after that is dropped, by the same
+    sync and by the next one."""
     lines = []
     snapshot = entry(A) + entry(B) + b"* OK [XMETASYNC PARTIAL (7 2 0123456789abcdef)] Go on.\r\n" + entry(C, b'"lost"')
 
@@ -258,7 +262,8 @@ def test_writes_that_are_refused(driver, code):
         assert driver("counts", "r")["pending"] == 0
 
 
-@pytest.mark.parametrize("wrong", [b"TAG OK Done.\r\n", b"TAG OK [XMETASET (0 1)] Done.\r\n", b"TAG OK [XMETASET (7 4 a)] Done.\r\n",
+@pytest.mark.parametrize("wrong", [b"TAG OK Done.\r\n", b"TAG OK [XMETASET (0 1)] Done.\r\n",
+                                   b"TAG OK [XMETASET (7 4 a)] Done.\r\n",
                                    b"TAG NO [XMETASET MODIFIED ()] Others.\r\n", b"other OK [XMETASET (7 4)] Done.\r\n",
                                    b"+ what\r\n", b"* OK [XMETASYNC (7 9 a)] here?\r\n"])
 def test_write_whose_answer_is_none(driver, wrong):
@@ -287,8 +292,10 @@ def test_never_lets_a_write_through(driver, always):
 
 def test_modified_shows_strange_things(driver):
     """Entries that are not in the set, one twice, none of those that are."""
-    strange = entry(B, b'"not asked"') + entry(A, b'"1"') + entry(A, b'"2"') + entry("/private/x") + entry(A, b"NIL", b"Box")
-    with Script(writes(strange + b"TAG NO [XMETASET MODIFIED (7 3)] Others.\r\n", b"TAG NO [XMETASET MODIFIED (7 3)] None.\r\n",
+    strange = (entry(B, b'"not asked"') + entry(A, b'"1"') + entry(A, b'"2"') + entry("/private/x") +
+               entry(A, b"NIL", b"Box"))
+    with Script(writes(strange + b"TAG NO [XMETASET MODIFIED (7 3)] Others.\r\n",
+                       b"TAG NO [XMETASET MODIFIED (7 3)] None.\r\n",
                        OK)) as script:
         driver.set("r", ("", A, b"mine"))
         driver.once("r", script.port, "u")
@@ -336,7 +343,8 @@ def polling(*answers):
     return serve
 
 
-@pytest.mark.parametrize("reply, status", [(b"TAG NO [UNAVAILABLE] Later.\r\n", "network"), (b"TAG NO Whatever.\r\n", "network"),
+@pytest.mark.parametrize("reply, status", [(b"TAG NO [UNAVAILABLE] Later.\r\n", "network"),
+                                           (b"TAG NO Whatever.\r\n", "network"),
                                            (b"TAG BAD What?\r\n", "protocol"), (b"* BYE Enough.\r\n", "network"),
                                            (b"* OK [XMETASYNC (1 1 a)] x\r\nTAG OK Done.\r\n", "ok"),
                                            (b"* LIST () NIL\r\n", "protocol"), (b"+ what\r\n", "protocol")])
