@@ -149,7 +149,7 @@ struct dovetail_entry {
 	const void *data;
 	size_t size;
 	unsigned int flags;
-	/* the server's change set that it is from; 0 if it was never there or the server tells no positions */
+	/* the server's position at which it was known to have this value; 0 if it was never there or the server tells no positions */
 	uint64_t modseq;
 };
 
@@ -223,7 +223,9 @@ enum dovetail_rule {
 	/* the callback's .data is written (NULL: removed) */
 	DOVETAIL_RULE_VALUE
 };
-/* Both sides have changed the entry since base. All three have .data NULL if there is (was) no entry. Valid during the callback. */
+/* Both sides have changed the entry since base. All three have .data NULL if there is (was) no entry; theirs.size is SIZE_MAX then if
+   there is one whose value is not here (DOVETAIL_ENTRY_NOT_HERE, or _DAMAGED): nothing can be merged with it, the merging rules take mine.
+   Else a NUL follows each. Valid during the callback. */
 struct dovetail_conflict {
 	const char *mailbox, *name;
 	struct { const void *data; size_t size; } base, mine, theirs;

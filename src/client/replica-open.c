@@ -98,11 +98,13 @@ static const char schema_sql[] =
 "PRAGMA application_id = " STRINGIFY(APPLICATION_ID) ";"
 "PRAGMA user_version = " STRINGIFY(SCHEMA_VERSION) ";";
 
-/* secure_delete: what the user removed shall not stay in the file. temp_store: the list of changes may be long. */
+/* secure_delete: what the user removed shall not stay in the file. temp_store: the list of changes may be long.
+   journal_size_limit: a large snapshot does not leave a large WAL. */
 static const char connection_sql[] =
 "PRAGMA synchronous = FULL;"
 "PRAGMA cache_size = -2000;"
 "PRAGMA temp_store = FILE;"
+"PRAGMA journal_size_limit = 4194304;"
 "PRAGMA secure_delete = ON;";
 
 static const char temp_sql[] =

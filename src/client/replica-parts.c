@@ -121,12 +121,13 @@ enum dovetail_status replica_parts_load(struct dovetail *replica)
 	return status == DOVETAIL_NOT_FOUND ? DOVETAIL_OK : status;
 }
 
-/* The server's hierarchy separator is not known here; '/', '.' and '\' are those in use. */
+/* The server's hierarchy separator is not known here: '/' or '.', most often, but it can be any punctuation. */
 bool replica_mailbox_is_below(const char *mailbox, const char *parent)
 {
 	size_t size = strlen(parent);
 
-	return strncmp(mailbox, parent, size) == 0 && (mailbox[size] == '\0' || strchr("/.\\", mailbox[size]) != NULL);
+	return strncmp(mailbox, parent, size) == 0 &&
+		(mailbox[size] == '\0' || strchr("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~", mailbox[size]) != NULL);
 }
 
 bool replica_parts_cover(const struct dovetail *replica, const char *mailbox, const char *name)

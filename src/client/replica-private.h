@@ -13,7 +13,9 @@
    replica-refused.c  what the server refused
    replica-stage.c    what comes from the server
    replica-queue.c    what goes to the server
+   replica-decode.c   names of encrypted entries, computed anew
    replica-encode.c   what waits, encoded anew
+   replica-local.c    small things to keep
    replica-conflict.c a set of the queue against the server's values
 
    The tables (replica-open.c has the columns): "entry" has the server's value of each entry and, in write_id, the last waiting write on it;

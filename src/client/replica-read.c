@@ -1,6 +1,6 @@
 /* Reading: one entry, iterators, counts. The user's view of an entry is the last waiting write on it, else the server's value.
 
-   An iterator has a connection of its own with a read transaction: one view for its whole life, and writes meanwhile are not in its way. Until it
+   An iterator has a connection of its own, and one statement: one view for its whole life, and writes meanwhile are not in its way. Until it
    is closed, the WAL cannot be taken back into the database. */
 
 #include "replica-private.h"
@@ -263,8 +263,8 @@ static enum dovetail_status iter_start(struct dovetail_iter *iter)
 	status = replica_connect(iter->replica, true, &iter->db);
 	if (status != DOVETAIL_OK)
 		return status;
-	if (sqlite3_exec(iter->db, "BEGIN", NULL, NULL, NULL) != SQLITE_OK ||
-	    sqlite3_prepare_v2(iter->db, iter_sql(iter), -1, &iter->stmt, NULL) != SQLITE_OK)
+	/* One statement is one view, from its first step to its end */
+	if (sqlite3_prepare_v2(iter->db, iter_sql(iter), -1, &iter->stmt, NULL) != SQLITE_OK)
 		return replica_db_fail(iter->replica, iter->db, "iterate");
 	for (i = 0; i < 4 && i < sqlite3_bind_parameter_count(iter->stmt); i++)
 		(void)sqlite3_bind_text(iter->stmt, i + 1, texts[i], -1, SQLITE_STATIC);

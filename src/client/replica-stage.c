@@ -410,6 +410,9 @@ static enum dovetail_status apply_row(struct dovetail *replica, const struct swa
 	sqlite3_stmt *old;
 	bool found;
 
+	/* Nobody has asked for it; or the parts are others now, since another process has set them */
+	if (!replica_parts_cover(replica, mailbox, wire))
+		return DOVETAIL_OK;
 	replica_value_column(staged, 2, 3, &value);
 	old = replica_query(replica, "SELECT id, name, hidden, write_id, kind, value, modseq FROM entry"
 			    " WHERE mailbox = ?1 AND wire = ?2", "tt", mailbox, wire);
@@ -507,6 +510,8 @@ static enum dovetail_status swap_in(struct dovetail *replica, struct swap *swap,
 	status = replica_get_mark(replica, &old_mark, &partial);
 	if (status == DOVETAIL_OK)
 		status = replica_meta_get(replica, &swap->before);
+	if (status == DOVETAIL_OK)
+		status = replica_parts_load(replica);
 	if (status != DOVETAIL_OK)
 		return status;
 	*reset_r = swap->before.snapshot && *old_mark != '\0';
@@ -553,106 +558,4 @@ replica_stage_consistent(struct dovetail *replica, const char *mark, uint64_t ma
 	if (status == DOVETAIL_OK)
 		buffer_clear(replica);
 	return status;
-}
-
-/* -- small things to keep */
-
-enum dovetail_status replica_local_get(struct dovetail *replica, const char *key, const void **data_r, size_t *size_r)
-{
-	enum dovetail_status status;
-	sqlite3_stmt *stmt;
-	char *p;
-
-	*data_r = NULL;
-	*size_r = 0;
-	stmt = replica_query(replica, "SELECT value FROM local WHERE key = ?1", "t", key);
-	status = replica_step(replica, stmt, "read");
-	if (status == DOVETAIL_NOT_FOUND)
-		return replica_fail(replica, status, "nothing is kept as %s", key);
-	if (status != DOVETAIL_OK)
-		return status;
-	*size_r = sqlite3_column_bytes(stmt, 0);
-	p = replica_holder_get(&replica->local, *size_r + 1);
-	if (p == NULL) {
-		status = replica_no_memory(replica);
-	} else {
-		if (*size_r > 0)
-			memcpy(p, sqlite3_column_blob(stmt, 0), *size_r);
-		p[*size_r] = '\0';
-		*data_r = p;
-	}
-	(void)sqlite3_reset(stmt);
-	return status;
-}
-
-enum dovetail_status replica_local_set(struct dovetail *replica, const char *key, const void *data, size_t size)
-{
-	struct replica_value value = { .kind = REPLICA_VALUE, .data = data, .size = size };
-
-	if (data == NULL)
-		return replica_run(replica, "write", "DELETE FROM local WHERE key = ?1", "t", key);
-	return replica_run(replica, "write", "INSERT OR REPLACE INTO local(key, value) VALUES(?1, ?2)", "tv", key, &value);
-}
-
-/* -- names again */
-
-static enum dovetail_status decode_row(struct dovetail *replica, sqlite3_stmt *stmt, bool tell)
-{
-	const char *mailbox = (const char *)sqlite3_column_text(stmt, 1), *wire = (const char *)sqlite3_column_text(stmt, 2);
-	const char *old = (const char *)sqlite3_column_text(stmt, 3);
-	char name[REPLICA_NAME_MAX + 1];
-	struct replica_coded coded;
-	struct replica_value value;
-	enum dovetail_status status;
-	bool hidden;
-
-	replica_value_column(stmt, 5, 6, &value);
-	status = replica_decode(replica, mailbox, wire, &value, false, &coded);
-	if (status != DOVETAIL_OK || value.kind != REPLICA_VALUE)
-		return status;
-	hidden = coded.hidden;
-	strcpy(name, coded.name != NULL && strlen(coded.name) <= REPLICA_NAME_MAX ? coded.name : old);
-	if (tell && !hidden && (coded.flags & DOVETAIL_ENTRY_LOCKED) == 0) {
-		status = replica_changed(replica, mailbox, name);
-		if (status == DOVETAIL_OK && strcmp(name, old) != 0)
-			status = replica_changed(replica, mailbox, old);
-	}
-	if (status == DOVETAIL_OK && (strcmp(name, old) != 0 || hidden != (sqlite3_column_int(stmt, 4) != 0))) {
-		status = replica_run(replica, "rename", "UPDATE entry SET name = ?1, hidden = ?2 WHERE id = ?3", "tii", name,
-				     (int64_t)hidden, (int64_t)sqlite3_column_int64(stmt, 0));
-	}
-	return status;
-}
-
-static enum dovetail_status decode_rows(struct dovetail *replica, const char *subtree, bool tell)
-{
-	enum dovetail_status status;
-	size_t size = strlen(subtree);
-	int64_t id = 0;
-	sqlite3_stmt *stmt;
-	const char *wire;
-
-	for (;;) {
-		stmt = replica_query(replica, "SELECT e.id, e.mailbox, e.wire, e.name, e.hidden, ifnull(w.kind, e.kind),"
-			" iif(w.kind IS NULL, e.value, w.value) FROM entry e LEFT JOIN write w ON w.id = e.write_id"
-			" WHERE e.id > ?1 ORDER BY e.id LIMIT 1", "i", id);
-		status = replica_step(replica, stmt, "rename");
-		if (status != DOVETAIL_OK)
-			return status == DOVETAIL_NOT_FOUND ? DOVETAIL_OK : status;
-		id = sqlite3_column_int64(stmt, 0);
-		wire = (const char *)sqlite3_column_text(stmt, 2);
-		if (strncmp(wire, subtree, size) == 0 && (wire[size] == '\0' || wire[size] == '/'))
-			status = decode_row(replica, stmt, tell);
-		(void)sqlite3_reset(stmt);
-		if (status != DOVETAIL_OK)
-			return status;
-	}
-}
-
-enum dovetail_status replica_decode_again(struct dovetail *replica, const char *subtree, bool tell)
-{
-	enum dovetail_status status;
-
-	status = replica_begin(replica, true);
-	return status != DOVETAIL_OK ? status : replica_end(replica, decode_rows(replica, subtree, tell));
 }

@@ -149,6 +149,8 @@ static bool handle_entry(void *context, const char *name, enum response_value ki
 {
 	struct dovetail_sync *sync = context;
 
+	/* what a value's size is shows when it has come */
+	(void)size;
 	free(sync->name);
 	sync->name = NULL;
 	sync->value_size = 0;
@@ -164,8 +166,6 @@ static bool handle_entry(void *context, const char *name, enum response_value ki
 				 (unsigned long long)sync->options.max_entries);
 	}
 	sync->kind = kind == RESPONSE_VALUE_DATA ? REPLICA_VALUE : kind == RESPONSE_VALUE_NIL ? REPLICA_REMOVED : REPLICA_NOT_HERE;
-	if (kind == RESPONSE_VALUE_DATA && size != SIZE_MAX && size > sync->options.max_value)
-		sync->kind = REPLICA_NOT_HERE;
 	sync->name = strdup(name);
 	if (sync->name == NULL)
 		return sync_fail(sync, DOVETAIL_SYSTEM, true, "Out of memory");

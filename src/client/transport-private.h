@@ -29,6 +29,8 @@ struct secret_command *secret_command_start(const char *command, const char *wha
 /* Reads and looks without blocking. DONE: *secret_r is the first line, without its end, to be freed with secret_free(). FAILED: *error_r as
    above. */
 enum secret_progress secret_command_work(struct secret_command *command, char **secret_r, char **error_r);
+/* ms until secret_command_work() has to be called without an event; -1: never. */
+int secret_command_wait(const struct secret_command *command);
 /* Kills the command if it still runs, and takes its exit status. NULL is fine. */
 void secret_command_free(struct secret_command *command);
 

@@ -136,12 +136,10 @@ struct secret_command *secret_command_start(const char *command, const char *wha
 		secret_command_free(secret);
 		return NULL;
 	}
+	/* tells when it has ended; without one (an old kernel, one that is gone already) secret_command_wait() asks now and then */
 	secret->pidfd = pidfd_open(secret->pid, 0);
-	/* already gone, and nobody's child any more: see secret_command_work() */
-	if (secret->pidfd < 0 && errno == ESRCH)
-		secret->pid = -1;
-	if ((secret->pidfd < 0 && secret->pid >= 0) || fcntl(secret->output_fd, F_SETFL, O_NONBLOCK) < 0 ||
-	    (secret->pidfd >= 0 && watch(secret, secret->pidfd) < 0) || watch(secret, secret->output_fd) < 0) {
+	if (fcntl(secret->output_fd, F_SETFL, O_NONBLOCK) < 0 || (secret->pidfd >= 0 && watch(secret, secret->pidfd) < 0) ||
+	    watch(secret, secret->output_fd) < 0) {
 		set_error(error_r, "%s: cannot be watched: %s", what, strerror(errno));
 		secret_command_free(secret);
 		return NULL;
@@ -221,9 +219,9 @@ enum secret_progress secret_command_work(struct secret_command *command, char **
 	*secret_r = *error_r = NULL;
 	/* first whether it has ended, then what is left of its output: nothing comes after that, but from children of its own, which do not
 	   count */
-	ended = command->pidfd >= 0 && waitid(P_PIDFD, command->pidfd, &info, WEXITED | WNOHANG) == 0;
+	ended = waitid(P_PID, command->pid, &info, WEXITED | WNOHANG) == 0;
 	/* somebody else in this process waits for all children, or SIGCHLD is ignored: it has ended, but nobody knows how */
-	lost = command->pidfd < 0 || (!ended && errno == ECHILD);
+	lost = !ended && errno == ECHILD;
 	ended = ended && info.si_pid != 0;
 	if (!read_output(command)) {
 		set_error(error_r, "%s: it prints more than a secret", command->what);
@@ -260,23 +258,23 @@ static void kill_children(pid_t pid, unsigned int depth)
 	fclose(file);
 }
 
+int secret_command_wait(const struct secret_command *command)
+{
+	return command->pidfd >= 0 ? -1 : 20;
+}
+
 void secret_command_free(struct secret_command *command)
 {
 	siginfo_t info;
 
 	if (command == NULL)
 		return;
-	if (command->pid > 0 && command->pidfd >= 0) {
-		/* the shell, and what it runs; if its exit status is taken by others, its pid may be somebody else's */
-		if (pidfd_send_signal(command->pidfd, SIGSTOP, NULL, 0) == 0)
-			kill_children(command->pid, 16);
-		(void)pidfd_send_signal(command->pidfd, SIGKILL, NULL, 0);
-		while (waitid(P_PIDFD, command->pidfd, &info, WEXITED) < 0 && errno == EINTR)
-			;
-	} else if (command->pid > 0) {
-		/* just started, and no pidfd to be had */
+	/* the shell, and what it runs; unless others have taken its exit status, and the pid may be somebody else's */
+	if (command->pid > 0 && waitid(P_PID, command->pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0) {
+		(void)kill(command->pid, SIGSTOP);
+		kill_children(command->pid, 16);
 		(void)kill(command->pid, SIGKILL);
-		while (waitpid(command->pid, NULL, 0) < 0 && errno == EINTR)
+		while (waitid(P_PID, command->pid, &info, WEXITED) < 0 && errno == EINTR)
 			;
 	}
 	if (command->pidfd >= 0)

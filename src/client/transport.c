@@ -341,6 +341,9 @@ int transport_timeout(const struct transport *transport)
 		if (transport->state == TRANSPORT_CONNECTING && transport->curl_deadline >= 0 &&
 		    transport->curl_deadline < until)
 			until = transport->curl_deadline;
+		if (transport->state == TRANSPORT_COMMAND && secret_command_wait(transport->command) >= 0 &&
+		    now + secret_command_wait(transport->command) < until)
+			until = now + secret_command_wait(transport->command);
 		if (until <= now)
 			return 0;
 		return until - now < INT32_MAX ? (int)(until - now) : INT32_MAX;

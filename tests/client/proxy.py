@@ -12,6 +12,7 @@ class Proxy:
 
     cut: (direction, octets): the connection is reset when so many have gone that way.
     lose: octets; when the server sends them, they and all that follows do not arrive, and the connection is reset.
+    reset(): ends those that there are.
     freeze(): nothing goes through any more, nothing is closed; thaw() lets new connections through."""
 
     def __init__(self, port):
@@ -24,6 +25,7 @@ class Proxy:
         self.port = self.listener.getsockname()[1]
         self.closing, self.closed = socket.socketpair()
         self.threads = []
+        self.live = set()
         self.accepting = threading.Thread(target=self._accept)
         self.accepting.start()
 
@@ -42,6 +44,7 @@ class Proxy:
         except OSError:
             client.close()
             return
+        self.live |= {client, server}
         ways = {client: (UP, server), server: (DOWN, client)}
         gone = {UP: 0, DOWN: 0}
         sent = b""
@@ -76,8 +79,16 @@ class Proxy:
                 break
             if cut and gone[cut[0]] >= cut[1]:
                 break
+        self.live -= {client, server}
         for s in (client, server):
             s.close()
+
+    def reset(self):
+        for s in list(self.live):
+            try:
+                s.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
 
     def freeze(self):
         self.frozen.set()

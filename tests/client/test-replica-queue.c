@@ -328,6 +328,38 @@ static void test_modified(void **state)
 	none_next(f, 0);
 }
 
+/* Others have changed it and set it back: no conflict, but the old condition would fail for ever. */
+static void test_modified_and_back(void **state)
+{
+	struct replica_theirs theirs = { "", BELOW "a", REPLICA_VALUE, "b", 1 };
+	struct fixture *f = *state;
+	int64_t id;
+
+	server_put(&f->server, "", BELOW "a", "b");
+	server_catch_up(f);
+	put(f->replica, "", BELOW "a", "m");
+	id = next_is(f, BELOW "a", "m", "(7 2)");
+	server_put(&f->server, "", BELOW "a", "x");
+	server_put(&f->server, "", BELOW "a", "b");
+	must(f->replica, replica_queue_modified(f->replica, id, "(7 4)", &theirs, 1));
+	server_catch_up(f);
+	assert_int_equal(next_is(f, BELOW "a", "m", "(7 4)"), id);
+}
+
+/* A new connection knows nothing of what has become of the set in flight. */
+static void test_begin(void **state)
+{
+	struct fixture *f = *state;
+
+	server_catch_up(f);
+	put(f->replica, "", BELOW "a", "m");
+	(void)next_is(f, BELOW "a", "m", "(7 1)");
+	must(f->replica, replica_sync_begin(f->replica));
+	none_next(f, 1);
+	server_catch_up(f);
+	(void)next_is(f, BELOW "a", "m", "(7 1)");
+}
+
 /* -- what comes */
 
 static void stage(struct fixture *f, const char *name, const char *value)
@@ -384,6 +416,11 @@ static void test_staging(void **state)
 	stage(f, BELOW "d", NULL);
 	consistent(f, "(7 4 ab)", false);
 	assert_string_equal(changed(f), " c=-;");
+	/* what nobody has asked for */
+	stage(f, BELOW "e", "1");
+	stage(f, "/private/vendor/other", "1");
+	consistent(f, "(7 5 ab)", false);
+	assert_string_equal(changed(f), " e=1;");
 	/* what the protocol does not have */
 	assert_int_equal(replica_stage_consistent(f->replica, "(0 4 ab)", 0, &reset), DOVETAIL_PROTOCOL);
 	assert_int_equal(replica_stage_consistent(f->replica, "(7 99999999999999999999 ab)", 0, &reset), DOVETAIL_PROTOCOL);
@@ -391,6 +428,38 @@ static void test_staging(void **state)
 	assert_int_equal(replica_stage_partial(f->replica, ""), DOVETAIL_PROTOCOL);
 	assert_int_equal(replica_stage(f->replica, "", "/x", REPLICA_VALUE, "", 0), DOVETAIL_PROTOCOL);
 	assert_int_equal(replica_stage(f->replica, "\xff", BELOW "x", REPLICA_VALUE, "", 0), DOVETAIL_PROTOCOL);
+}
+
+/* More than is kept in memory: it is in the file, and is dropped from there, also after a crash. */
+static void test_staged_large(void **state)
+{
+	struct fixture *f = *state;
+	char *large = malloc(200001), name[64];
+	bool reset;
+
+	memset(large, 'x', 200000);
+	large[200000] = '\0';
+	server_put(&f->server, "", BELOW "a", "1");
+	server_catch_up(f);
+	(void)changed(f);
+	for (unsigned int round = 0; round < 2; round++) {
+		stage(f, BELOW "kept", "1");
+		must(f->replica, replica_stage_partial(f->replica, "(7 3 0f)"));
+		for (unsigned int i = 0; i < 5; i++) {
+			(void)snprintf(name, sizeof(name), BELOW "large%u", i);
+			stage(f, name, large);
+		}
+		if (round == 0) {
+			must(f->replica, replica_stage_drop(f->replica));
+		} else {
+			reopen(f);
+			must(f->replica, replica_sync_begin(f->replica));
+		}
+		must(f->replica, replica_stage_consistent(f->replica, "(7 4 0f)", 0, &reset));
+		assert_string_equal(changed(f), round == 0 ? " kept=1;" : "");
+		assert_string_equal(get(f->replica, "", BELOW "large0"), "-");
+	}
+	free(large);
 }
 
 static void test_snapshot(void **state)
@@ -702,7 +771,7 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, fixture_setup, fixture_teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(first), TEST(later_writes), TEST(two_bases), TEST(lost_answer), TEST(rules), TEST(no_conflict),
-		TEST(write_in_callback), TEST(chain), TEST(modified), TEST(staging), TEST(snapshot), TEST(older_state), TEST(not_here),
+		TEST(write_in_callback), TEST(chain), TEST(modified), TEST(modified_and_back), TEST(begin), TEST(staging), TEST(staged_large), TEST(snapshot), TEST(older_state), TEST(not_here),
 		TEST(fallback), TEST(codec), TEST(codec_anew)
 	};
 

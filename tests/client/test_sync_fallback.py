@@ -108,6 +108,8 @@ def test_mailboxes(driver, stock, user, other):
     for name in (b"Work", b"Work/Sub", b'"Entw&APw-rfe"', b'"&-\\"quoted"'):
         assert b" OK " in other.client.command(b"CREATE " + name)[-1].line
         other.put((A, b"1"), mailbox=name)
+    # its parent is no mailbox, but listed
+    other.client.command(b"CREATE Only/Child")
     other.put((A, b"0"))
     driver.open("all", [("personal", "", ROOT), ("mailbox", "", ROOT)])
     driver.open("work", [("subtree", "Work", ROOT)])

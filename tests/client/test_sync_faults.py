@@ -307,3 +307,47 @@ def test_two_syncs_of_one_replica(driver, server, user):
         second.once("r", server, user)
     driver.sync("again", server, user)
     driver.state("live", replica="again")
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_storm(driver, server, user, other, seed):
+    """Three devices write at random, their connections are cut at random, the server's history is lost now and then: at
+    rest all are the same, nothing waits, and each value is one that somebody has written last."""
+    chance = random.Random(seed)
+    names = [ROOT + "/" + c for c in "abcdef"]
+    with Proxy(server.port) as proxy:
+        for r in "xyz":
+            driver.open(r)
+            driver.sync(r, proxy.port, user, max_backoff=30, rule="mine")
+        for step in range(250):
+            proxy.cut = chance.choice([None, (UP, chance.randrange(100, 2000)), (DOWN, chance.randrange(700, 4000))])
+            r = chance.choice("xyz")
+            chosen = chance.sample(names, chance.randrange(1, 4))
+            driver.set(r, *[("", n, chance.choice([None, b"%d" % step, b"%d" % step * 500])) for n in chosen])
+            if chance.random() < 0.2:
+                proxy.reset()
+            if chance.random() < 0.02:
+                server.doveadm("metasync", "new-epoch", "-u", user)
+            if chance.random() < 0.1:
+                driver("hurry", chance.choice("xyz"))
+        proxy.cut = None
+        for r in "xyz":
+            settled(driver, r)
+        other.put((ROOT + "/end", b"end"))
+        for r in "xyz":
+            while driver.get(r, "", ROOT + "/end") is None:
+                driver.wait("consistent", replica=r)
+        # one that was still merging then
+        for r in "xyz":
+            settled(driver, r)
+        states = {}
+        for _ in range(50):
+            states = {r: driver.list(r) for r in "xyz"}
+            states["server"] = {("", n): other.get(n) for n in names + [ROOT + "/end"] if other.get(n) is not None}
+            if all(s == states["x"] for s in states.values()):
+                break
+            driver.wait("consistent")
+        assert states["x"] == states["y"] == states["z"] == states["server"]
+        assert proxy.count > 20, "the connections were cut"
+        for r in "xyz":
+            driver("free", r)

@@ -105,15 +105,18 @@ for each in MARKS:
 @pytest.mark.parametrize("case", BAD)
 def test_bad(driver, case):
     serve, status = BAD[case]
+    options = {"max_entries": 20000, "max_bytes": 20000000}
+    if "silence" in case:
+        options["timeout"] = 400
     with Script(serve) as script:
-        got = driver.once("r", script.port, "u", status=None, timeout=400, max_entries=20000, max_bytes=20000000)
+        got = driver.once("r", script.port, "u", status=None, **options)
         assert got["reply"] == status, got
         assert got["text"]
         if status == "limit":
             assert ("octets" if "literal" in case else "entries") in got["text"]
         assert driver.list() == {}
         # the same live: it ends, or tries again
-        driver.sync("r", script.port, "u", timeout=400, max_entries=20000, max_bytes=20000000, max_backoff=10)
+        driver.sync("r", script.port, "u", max_backoff=10, **options)
         if status in ("network", "protocol") and case not in ("BAD",):
             before = script.count
             driver.state("offline", status=status)
@@ -171,8 +174,10 @@ def test_newest_of_many(driver):
     assert len(driver.seen("change")) == 1
 
 
-def test_partial(driver):
-    """A snapshot that is cut is resumed from its last PARTIAL mark; what came after that is dropped."""
+@pytest.mark.parametrize("live", [False, True])
+def test_partial(driver, live):
+    """A snapshot that is cut is resumed from its last PARTIAL mark; what came after that is dropped, by the same sync and by
+    the next one."""
     lines = []
     snapshot = entry(A) + entry(B) + b"* OK [XMETASYNC PARTIAL (7 2 0123456789abcdef)] Go on.\r\n" + entry(C, b'"lost"')
 
@@ -181,14 +186,22 @@ def test_partial(driver):
         if not lines:
             lines.append(connection.sync(snapshot, mark=None))
             return
-        lines.append(connection.sync(entry(B, b"NIL") + entry(C, b'"found"')))
+        lines.append(connection.sync(entry(B, b"NIL")))
         connection.rest()
     with Script(serve) as script:
-        driver.once("r", script.port, "u", status="network")
-        assert driver.list() == {}
-        driver.once("r", script.port, "u")
-    assert b"SINCE" not in lines[0] and b"SINCE (7 2 0123456789abcdef)" in lines[1]
-    assert driver.list() == {("", A): b"x", ("", C): b"found"}
+        if live:
+            driver.sync("r", script.port, "u", max_backoff=10)
+            driver.state("offline")
+            assert driver.list() == {}
+            driver.state("live")
+        else:
+            driver.once("r", script.port, "u", status="network")
+            assert driver.list() == {}
+            driver.once("r", script.port, "u")
+        assert driver.list() == {("", A): b"x"}
+        assert b"SINCE" not in lines[0] and b"SINCE (7 2 0123456789abcdef)" in lines[1]
+        if live:
+            driver("free", "r")
 
 
 # -- writes

@@ -1,6 +1,6 @@
-"""The client's connections (src/client/transport*.c), by a small driver program: to a real Dovecot through TLS, proxies and people
-in the middle, and to peers that misbehave. Nothing of it depends on how fast the machine is: a peer is silent until the client has
-given up."""
+"""The client's connections (src/client/transport*.c), by a small driver program: to a real Dovecot through TLS, proxies and
+people in the middle, and to peers that misbehave. Nothing of it depends on how fast the machine is: a peer is silent until
+the client has given up."""
 
 import base64
 import hashlib
@@ -115,8 +115,8 @@ def test_imaps_is_the_default(dovecot):
 
 @pytest.mark.parametrize("kind", ["imaps", "starttls"])
 def test_certificates_are_checked(dovecot, kind, tmp_path):
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days",
-                    "2", "-subj", "/CN=localhost", "-keyout", tmp_path / "key.pem", "-out", tmp_path / "other.pem"],
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                    "-days", "2", "-subj", "/CN=localhost", "-keyout", tmp_path / "key.pem", "-out", tmp_path / "other.pem"],
                    check=True, capture_output=True)
     arguments = tls_arguments(dovecot, kind)
     fails("tls", "self-signed", **arguments)
@@ -195,7 +195,8 @@ def test_wrong_password(dovecot):
     assert "sesame" not in out
 
 
-@pytest.mark.parametrize("user", ["with space", 'quo"te\\back', "jos\u00e9@example.com", "a%40b", "x'y;AUTH=ANONYMOUS", "p:w"])
+@pytest.mark.parametrize("user", ["with space", 'quo"te\\back', "jos\u00e9@example.com", "a%40b", "x'y;AUTH=ANONYMOUS",
+                                  "p:w"])
 def test_odd_names(dovecot, user):
     works(port=dovecot.port, tls="none", user=user)
     fails("login", port=dovecot.port, tls="none", user=user, password='o"d\\d@:/ p\u00e4ss')
@@ -229,8 +230,9 @@ def test_bye():
         fails("network", "Too many connections", port=peer.port, tls="none")
 
 
-@pytest.mark.parametrize("command", ["echo pass", "printf pass", "printf 'pass\\r\\nmore\\n'", "echo pass; exec >&-; sleep 0.1",
-                                     "echo pass; yes | head -c 100000", "(sleep 1000 2>/dev/null & echo $! >$FILE); echo pass"])
+@pytest.mark.parametrize("command", ["echo pass", "printf pass", "printf 'pass\\r\\nmore\\n'",
+                                     "echo pass; exec >&-; sleep 0.1", "echo pass; yes | head -c 100000",
+                                     "(sleep 1000 2>/dev/null & echo $! >$FILE); echo pass"])
 def test_password_command(dovecot, command, tmp_path):
     """Also with output after the first line, an output that is closed early, and a child that goes on."""
     child = tmp_path / "pid"
@@ -337,9 +339,12 @@ def test_token_mechanism_not_there(make_server):
 
 @pytest.mark.parametrize("values, text", [
     ({"host": ""}, "host"), ({"host": "a/b"}, "host"), ({"host": "u@h"}, "host"), ({"host": "[::1]"}, "host"),
-    ({"host": "a b"}, "host"), ({"host": "h\r\nx"}, "host"), ({"host": "127.0.0.1:143"}, "host"), ({"host": "x:y"}, "host"),
-    ({"user": ""}, "user"), ({"user": "a\r\nb"}, "user"), ({"password": "a\nb"}, "password"), ({"password": None}, "password"),
-    ({"mechanism": "A B"}, "mechanism"), ({"mechanism": ""}, "mechanism"), ({"mechanism": "PLAIN;AUTH=LOGIN"}, "mechanism"),
+    ({"host": "a b"}, "host"), ({"host": "h\r\nx"}, "host"), ({"host": "127.0.0.1:143"}, "host"),
+    ({"host": "x:y"}, "host"),
+    ({"user": ""}, "user"), ({"user": "a\r\nb"}, "user"), ({"password": "a\nb"}, "password"),
+    ({"password": None}, "password"),
+    ({"mechanism": "A B"}, "mechanism"), ({"mechanism": ""}, "mechanism"),
+    ({"mechanism": "PLAIN;AUTH=LOGIN"}, "mechanism"),
     ({"mechanism": "OAUTHBEARER"}, "token command"), ({"proxy": "ftp://x"}, "proxy"), ({"proxy": "nonsense"}, "proxy"),
     ({"host": None}, "host"), ({"user": None}, "user"),
 ])
@@ -437,7 +442,8 @@ def test_signs_of_life_do_not_last():
 def peak(values):
     """Peak memory of the driver in KiB, and its output."""
     with tempfile.TemporaryFile() as f:
-        process = subprocess.Popen(arguments({"host": "localhost", "user": "u1", "password": "pass", **values}), stdout=f)
+        process = subprocess.Popen(arguments({"host": "localhost", "user": "u1", "password": "pass", **values}),
+                                   stdout=f)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = status
         f.seek(0)
@@ -508,7 +514,8 @@ def test_much_comes(dovecot, single):
 def test_again(dovecot, kind, tmp_path):
     """The same transport for many connections, good ones and bad ones: no descriptor is left."""
     values = {**tls_arguments(dovecot, kind), "insecure": 1, "again": 5}
-    for more in [{}, {"password_command": "echo pass"}, {"password_command": "false"}, {"password": "wrong"}, {"insecure": 0},
+    for more in [{}, {"password_command": "echo pass"}, {"password_command": "false"}, {"password": "wrong"},
+                 {"insecure": 0},
                  {"password_command": "yes"}]:
         out = run(**{**values, **more})
         counts = [line for line in out.splitlines() if line.startswith("descriptors")]
@@ -534,4 +541,5 @@ def test_nobody_waits_for_children(dovecot):
     """If the program ignores SIGCHLD, a command's exit status is lost, but not what it has printed."""
     works(port=dovecot.port, tls="none", password_command="echo pass", sigchld=1)
     fails("login", "no first line", port=dovecot.port, tls="none", password_command="false", sigchld=1)
-    fails("login", "has not ended", port=dovecot.port, tls="none", password_command="sleep 1000; true", sigchld=1, timeout=300)
+    fails("login", "has not ended", port=dovecot.port, tls="none", password_command="sleep 1000; true", sigchld=1,
+          timeout=300)

@@ -6,7 +6,6 @@
      again=N       N times more, with the same transport; each time "descriptors N" is printed before
      give_up=N     frees the transport N ms after it began, or at once if it is connected by then
      sigchld=1     SIGCHLD is ignored
-     pause=1       after "connected" it waits for a line on standard input
    It prints "connected", what comes, "failed STATUS: TEXT", and at the end "unsent N". */
 
 #include <dirent.h>
@@ -27,7 +26,7 @@ struct driver {
 	const char *sends[32], *until;
 	unsigned int send_count;
 	size_t bulk;
-	bool pause, single;
+	bool single;
 	unsigned int again, give_up;
 	char seen[4096];
 	size_t seen_size;
@@ -79,20 +78,16 @@ static void set(struct driver *driver, char *argument)
 		driver->give_up = atoi(value);
 	else if (strcmp(argument, "sigchld") == 0)
 		signal(SIGCHLD, SIG_IGN);
-	else if (strcmp(argument, "pause") == 0)
-		driver->pause = *value == '1';
 }
 
 static void connected(struct driver *driver, struct transport *transport)
 {
-	char line[256], block[3000];
+	char block[3000];
 	unsigned int i;
 	size_t left, part;
 
 	printf("connected\n");
 	fflush(stdout);
-	if (driver->pause && fgets(line, sizeof(line), stdin) == NULL)
-		exit(1);
 	for (i = 0; i < driver->send_count; i++) {
 		if (!transport_send(transport, driver->sends[i], strlen(driver->sends[i])) ||
 		    !transport_send(transport, "\r\n", 2))
