@@ -209,6 +209,10 @@ def test_closed_descriptors_are_not_used_for_files(machine):
     for fds in ((0,), (1,), (2,), (0, 1, 2), (1, 2)):
         machine.run("status", "--online", code=None, stdin=None, stdout=None, stderr=None,
                     preexec_fn=lambda fds=fds: [os.close(fd) for fd in fds])
+    for folder, _, names in os.walk(machine.state):
+        for name in names:
+            with open(os.path.join(folder, name), "rb") as f:
+                assert b"account  " not in f.read(), name
     assert machine.out("get", "a") == "1"
 
 

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from cli import LOGIN, OK, PREFIX, SYSTEM, USAGE, Machine
+from cli import LOGIN, OK, PREFIX, REFUSED, SYSTEM, USAGE, Machine
 from terminal import Terminal
 
 
@@ -181,6 +181,14 @@ def test_offline_it_shows_what_is_written_here(one, watch):
     one.out("set", "--offline", "a", "2")
     assert w.line() == "a = 2"
     assert w.end(None) == (OK, "", "")
+
+
+def test_what_is_refused_while_another_process_syncs(one, watch):
+    w = watch(one)
+    w.await_state("live")
+    assert one.error(REFUSED, "set", "-m", "Nowhere", "a", "1") == 'refused by the server; see "dovetail status"'
+    code, _, err = w.end()
+    assert code == OK and err.startswith("dovetail: refused: Nowhere: a: ")
 
 
 # -- lost connections
