@@ -111,6 +111,30 @@ def test_the_ways_of_editors(pair):
     assert set(a.entries()) == {"f", "other"}
 
 
+@pytest.mark.parametrize("written", [False, True])
+def test_change_of_a_file_that_somebody_has_open(pair, written):
+    a, b = pair
+    a.write("x", "base")
+    a.begin()
+    b.begin()
+    b.await_file("x", "base")
+    with open(a.path("x"), "ab") as f:
+        b.write("x", "by b")
+        b.write("y", "later")
+        # x was tried before
+        a.await_file("y", "later")
+        assert a.read("x") == b"base"
+        if written:
+            f.write(b" and a")
+    a.await_file("x", "by b")
+    if written:
+        until(lambda: list(conflicts(b).values()) == [b"base and a"])
+    until(lambda: a.files() == b.files())
+    assert len(a.files()) == 2 + written and b.read("x") == b"by b"
+    a.end()
+    b.end()
+
+
 def test_many_changes_at_once(pair):
     a, b = pair
     a.begin()
