@@ -19,6 +19,8 @@ class Terminal:
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             try:
+                # as a terminal starts programs; the tests may run in the background, where shells ignore it
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
                 os.chdir(machine.home)
                 if stdout is not None:
                     os.dup2(stdout, 1)
