@@ -267,16 +267,12 @@ static void send_round(struct dovetail_sync *sync, const char *prefix)
 
 bool sync_theirs_entry(struct dovetail_sync *sync, struct sync_command *command)
 {
-	struct sync_theirs *theirs;
+	struct sync_theirs *theirs = command->theirs, *end = theirs + command->theirs_count;
 	char *data = NULL;
-	size_t i;
 
-	for (i = 0; i < command->theirs_count; i++) {
-		theirs = &command->theirs[i];
-		if (strcmp(theirs->mailbox, sync->mailbox) == 0 && strcmp(theirs->name, sync->name) == 0)
-			break;
-	}
-	if (i == command->theirs_count)
+	while (theirs < end && (strcmp(theirs->mailbox, sync->mailbox) != 0 || strcmp(theirs->name, sync->name) != 0))
+		theirs++;
+	if (theirs == end)
 		return true;
 	if (sync->kind == REPLICA_VALUE) {
 		data = malloc(sync->value_size + 1);
