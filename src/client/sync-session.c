@@ -265,18 +265,23 @@ static void send_round(struct dovetail_sync *sync, const char *prefix)
 
 /* ---- MODIFIED: the server's values ---- */
 
-bool sync_theirs_entry(struct dovetail_sync *sync, struct sync_command *command)
+static struct sync_theirs *theirs_find(struct sync_command *command, const char *mailbox, const char *name)
 {
-	struct sync_theirs *theirs;
-	char *data = NULL;
 	size_t i;
 
 	for (i = 0; i < command->theirs_count; i++) {
-		theirs = &command->theirs[i];
-		if (strcmp(theirs->mailbox, sync->mailbox) == 0 && strcmp(theirs->name, sync->name) == 0)
-			break;
+		if (strcmp(command->theirs[i].mailbox, mailbox) == 0 && strcmp(command->theirs[i].name, name) == 0)
+			return &command->theirs[i];
 	}
-	if (i == command->theirs_count)
+	return NULL;
+}
+
+bool sync_theirs_entry(struct dovetail_sync *sync, struct sync_command *command)
+{
+	struct sync_theirs *theirs = theirs_find(command, sync->mailbox, sync->name);
+	char *data = NULL;
+
+	if (theirs == NULL)
 		return true;
 	if (sync->kind == REPLICA_VALUE) {
 		data = malloc(sync->value_size + 1);
