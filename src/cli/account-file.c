@@ -91,11 +91,13 @@ char *cli_account_path(struct cli *cli, int *exit_r)
 
 static bool has_password(const char *text)
 {
-	const char *line;
+	static const char password[] = "password";
+	const char *line, *p;
 
 	for (line = text; line != NULL; line = strchr(line, '\n')) {
 		line += strspn(line, " \t\r\n");
-		if (strncmp(line, "password", 8) == 0 && line[8 + strspn(line + 8, " \t")] == '=')
+		for (p = line; *p != '\0' && *p == password[p - line]; p++) ;
+		if (password[p - line] == '\0' && p[strspn(p, " \t")] == '=')
 			return true;
 	}
 	return false;

@@ -259,6 +259,17 @@ changed_show(struct dovetail *replica, const char *mailbox, const char *name, st
 	return DOVETAIL_OK;
 }
 
+enum dovetail_status replica_changed_forget(struct dovetail *replica)
+{
+	enum dovetail_status status = replica_run(replica, "read changes", "DELETE FROM temp.changed", "");
+
+	if (status != DOVETAIL_OK)
+		return status;
+	replica->changed_id = 0;
+	replica->fresh_told = replica->fresh_last;
+	return DOVETAIL_OK;
+}
+
 /* The next one of the query, told by its id: *id_r. */
 static enum dovetail_status
 changed_step(struct dovetail *replica, sqlite3_stmt *stmt, struct dovetail_entry *entry_r, int64_t *id_r)
@@ -290,14 +301,13 @@ static enum dovetail_status changed_find(struct dovetail *replica, struct doveta
 	}
 	status = changed_step(replica, replica_query(replica, "SELECT id, mailbox, name FROM temp.changed WHERE id > ?1 ORDER BY id LIMIT 1",
 			      "i", replica->changed_id), entry_r, &replica->changed_id);
-	if (status != DOVETAIL_NOT_FOUND || replica->changed_id == 0)
+	if (status != DOVETAIL_NOT_FOUND)
 		return status;
 	/* All at once is cheaper than one by one */
-	status = replica_run(replica, "read changes", "DELETE FROM temp.changed", "");
-	if (status != DOVETAIL_OK)
-		return status;
-	replica->changed_id = 0;
-	return DOVETAIL_NOT_FOUND;
+	if (replica->changed_id == 0)
+		return DOVETAIL_NOT_FOUND;
+	status = replica_changed_forget(replica);
+	return status == DOVETAIL_OK ? DOVETAIL_NOT_FOUND : status;
 }
 
 enum dovetail_status replica_changed_next(struct dovetail *replica, struct dovetail_entry *entry_r)

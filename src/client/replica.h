@@ -50,6 +50,8 @@ enum dovetail_status replica_stage_consistent(struct dovetail *replica, const ch
    consistent(), and by queue_next() (conflicts that others have won) and queue_refused(): ask after each of these. NOT_FOUND: no more. A crash in
    between tells the rest to nobody. Valid until the next call of this function; reading and writing meanwhile are fine. */
 enum dovetail_status replica_changed_next(struct dovetail *replica, struct dovetail_entry *entry_r);
+/* Nobody wants to be told. */
+enum dovetail_status replica_changed_forget(struct dovetail *replica);
 
 /* ---- What goes ---- The queue is a list of change sets in order. A later local change of an entry goes into the set that waits with it, if that has this
    one entry alone and was never given out; else a set of its own follows. */

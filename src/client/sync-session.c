@@ -265,14 +265,23 @@ static void send_round(struct dovetail_sync *sync, const char *prefix)
 
 /* ---- MODIFIED: the server's values ---- */
 
+static struct sync_theirs *theirs_find(struct sync_command *command, const char *mailbox, const char *name)
+{
+	size_t i;
+
+	for (i = 0; i < command->theirs_count; i++) {
+		if (strcmp(command->theirs[i].mailbox, mailbox) == 0 && strcmp(command->theirs[i].name, name) == 0)
+			return &command->theirs[i];
+	}
+	return NULL;
+}
+
 bool sync_theirs_entry(struct dovetail_sync *sync, struct sync_command *command)
 {
-	struct sync_theirs *theirs = command->theirs, *end = theirs + command->theirs_count;
+	struct sync_theirs *theirs = theirs_find(command, sync->mailbox, sync->name);
 	char *data = NULL;
 
-	while (theirs < end && (strcmp(theirs->mailbox, sync->mailbox) != 0 || strcmp(theirs->name, sync->name) != 0))
-		theirs++;
-	if (theirs == end)
+	if (theirs == NULL)
 		return true;
 	if (sync->kind == REPLICA_VALUE) {
 		data = malloc(sync->value_size + 1);

@@ -94,10 +94,10 @@ bool sync_tell_changes(struct dovetail_sync *sync)
 	struct dovetail_entry entry;
 	enum dovetail_status status;
 
-	while ((status = replica_changed_next(sync->replica, &entry)) == DOVETAIL_OK) {
-		if (sync->callbacks.change != NULL)
-			sync->callbacks.change(sync->context, &entry);
-	}
+	if (sync->callbacks.change == NULL)
+		return sync_replica_ok(sync, replica_changed_forget(sync->replica));
+	while ((status = replica_changed_next(sync->replica, &entry)) == DOVETAIL_OK)
+		sync->callbacks.change(sync->context, &entry);
 	return status == DOVETAIL_NOT_FOUND || sync_replica_ok(sync, status);
 }
 
