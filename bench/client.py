@@ -4,25 +4,15 @@ throws them away, and beside SQLite, which takes as many rows into such a table.
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 
+from harness.measure import measure
 from harness.server import BUILD
 
 from . import report, servers
 
 XMETASYNC = b'XMETASYNC (ONCE DEPTH infinity) "" /private/vendor/bench'
-
-# In a process of its own, since Linux counts the memory of who has started a program as the program's
-MEASURE = """
-import os, subprocess, sys, time
-start = time.perf_counter()
-process = subprocess.Popen(sys.argv[1:])
-_, status, usage = os.wait4(process.pid, 0)
-print(time.perf_counter() - start, usage.ru_maxrss)
-sys.exit(os.waitstatus_to_exitcode(status))
-"""
 
 
 def raw(server, user, entries):
@@ -56,13 +46,12 @@ def sync(server, user, entries):
             f.write("host = 127.0.0.1\nport = %d\ntls = none\nuser = %s\npassword = pass\n"
                     "prefix = /private/vendor/bench\n" % (server.port, user))
         command = [os.path.join(BUILD, "src/cli/dovetail"), "--config", account, "--quiet"]
-        measured = subprocess.run([sys.executable, "-c", MEASURE] + command + ["sync"], check=True,
-                                  env=dict(os.environ, HOME=home), stdout=subprocess.PIPE, text=True).stdout.split()
+        seconds, peak, _ = measure(command + ["sync"], check=True, env=dict(os.environ, HOME=home))
         found = subprocess.run(command + ["--offline", "ls"], env=dict(os.environ, HOME=home), check=True,
                                stdout=subprocess.PIPE).stdout.count(b"\n")
         if found != entries:
             raise RuntimeError("dovetail: %d entries instead of %d" % (found, entries))
-        return float(measured[0]), int(measured[1])
+        return seconds, peak
     finally:
         shutil.rmtree(home)
 
