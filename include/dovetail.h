@@ -18,9 +18,9 @@
    non-const pointer is yours, and its free function is named there. What you pass in is copied before the function returns, if
    it is needed longer.
 
-   Threads: the library starts none and has no global state. A replica, its iterators and its sync are for one thread at a
-   time; two replicas are independent. (curl_global_init() and sodium_init() are called once, under a lock, when they are
-   first needed.) Several processes, or several replicas in one, may open the same file: all may read and write, one at a time syncs, and
+   Threads: the library starts none of its own (libcurl may look up a host's name in one) and has no global state. A replica, its
+   iterators and its sync are for one thread at a time; two replicas are independent. (curl_global_init() and sodium_init() are
+   called once, under a lock, when they are first needed.) Several processes, or several replicas in one, may open the same file: all may read and write, one at a time syncs, and
    the one that syncs notices what others write.
 
    Errors: functions that can fail return enum dovetail_status, and dovetail_error() has one line of text on what

@@ -71,6 +71,8 @@ int cli_spawn(const char *const argv[], char *const env[], int input, int output
 		posix_spawn_file_actions_adddup2(&actions, input, STDIN_FILENO);
 	if (output != -1)
 		posix_spawn_file_actions_adddup2(&actions, output, STDOUT_FILENO);
+	/* not all that libcurl opens is closed on exec */
+	posix_spawn_file_actions_addclosefrom_np(&actions, STDERR_FILENO + 1);
 	posix_spawnattr_init(&attr);
 	posix_spawnattr_setsigmask(&attr, &none);
 	posix_spawnattr_setsigdefault(&attr, &pipes);

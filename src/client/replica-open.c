@@ -428,6 +428,7 @@ void dovetail_close(struct dovetail *replica)
 		(void)close(replica->wake_fd);
 	replica_stage_free(replica);
 	replica_parts_free(replica);
+	replica_watched_free(replica);
 	replica_set_free(replica->set);
 	replica_holder_free(&replica->got);
 	replica_holder_free(&replica->got_raw);

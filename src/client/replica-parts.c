@@ -24,6 +24,13 @@ void replica_parts_free(struct dovetail *replica)
 	replica->parts_count = 0;
 }
 
+void replica_watched_free(struct dovetail *replica)
+{
+	parts_free(replica->watched, replica->watched_count);
+	replica->watched = NULL;
+	replica->watched_count = 0;
+}
+
 static int part_compare(const void *_a, const void *_b)
 {
 	const struct dovetail_part *a = _a, *b = _b;
@@ -178,6 +185,7 @@ static enum dovetail_status forget_uncovered(struct dovetail *replica)
 	}
 }
 
+/* with those that were loaded */
 static bool parts_same(const struct dovetail *replica, const struct dovetail_part *parts, size_t count)
 {
 	size_t i;
@@ -253,4 +261,33 @@ dovetail_get_parts(struct dovetail *replica, const struct dovetail_part **parts_
 	*parts_r = replica->parts;
 	*count_r = replica->parts_count;
 	return DOVETAIL_OK;
+}
+
+enum dovetail_status
+replica_watch_parts(struct dovetail *replica, const struct dovetail_part **parts_r, size_t *count_r)
+{
+	enum dovetail_status status = dovetail_get_parts(replica, parts_r, count_r);
+
+	replica_watched_free(replica);
+	return status != DOVETAIL_OK ? status :
+		parts_copy(replica, *parts_r, *count_r, &replica->watched, &replica->watched_count);
+}
+
+enum dovetail_status replica_parts_check(struct dovetail *replica, bool position)
+{
+	const char *mark, *partial;
+	struct replica_meta meta;
+	enum dovetail_status status;
+
+	if (replica->watched == NULL)
+		return DOVETAIL_OK;
+	status = replica_meta_get(replica, &meta);
+	if (status == DOVETAIL_OK)
+		status = replica_get_mark(replica, &mark, &partial);
+	if (status != DOVETAIL_OK)
+		return status;
+	/* changes, but since when? The mark is gone with the parts, though these may be the same again. */
+	if (parts_same(replica, replica->watched, replica->watched_count) && !(position && *mark == '\0' && !meta.snapshot))
+		return DOVETAIL_OK;
+	return replica_fail(replica, DOVETAIL_BUSY, "what the replica covers has been changed meanwhile");
 }

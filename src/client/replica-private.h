@@ -79,6 +79,9 @@ struct dovetail {
 	/* as of the last parts_load() */
 	struct dovetail_part *parts;
 	size_t parts_count;
+	/* what the server was asked for last; NULL: replica_watch_parts() was not called */
+	struct dovetail_part *watched;
+	size_t watched_count;
 	struct replica_set_memory *set;
 
 	/* temp.changed.id of the last one that was told */
@@ -161,6 +164,9 @@ void replica_wake(struct dovetail *replica);
 /* -- replica-parts.c */
 enum dovetail_status replica_parts_load(struct dovetail *replica);
 void replica_parts_free(struct dovetail *replica);
+void replica_watched_free(struct dovetail *replica);
+/* After replica_parts_load(): BUSY if what has come, up to a marker that tells a position or not, is for other parts. */
+enum dovetail_status replica_parts_check(struct dovetail *replica, bool position);
 
 /* -- replica-read.c */
 /* One row by the user's or the wire's name. NOT_FOUND: none, without a text. */

@@ -183,7 +183,11 @@ enum dovetail_status replica_stage_partial(struct dovetail *replica, const char 
 	status = replica_begin(replica, true);
 	if (status != DOVETAIL_OK)
 		return status;
-	status = buffer_store(replica);
+	status = replica_parts_load(replica);
+	if (status == DOVETAIL_OK)
+		status = replica_parts_check(replica, true);
+	if (status == DOVETAIL_OK)
+		status = buffer_store(replica);
 	if (status == DOVETAIL_OK) {
 		status = replica_run(replica, "stage",
 			"UPDATE meta SET partial = ?1, partial_id = (SELECT ifnull(max(id), 0) FROM stage)", "t", mark);
@@ -572,11 +576,13 @@ static enum dovetail_status swap_in(struct dovetail *replica, struct swap *swap,
 	enum dovetail_status status;
 	const char *old_mark, *partial;
 
-	status = replica_get_mark(replica, &old_mark, &partial);
+	status = replica_parts_load(replica);
+	if (status == DOVETAIL_OK)
+		status = replica_parts_check(replica, *mark != '\0');
+	if (status == DOVETAIL_OK)
+		status = replica_get_mark(replica, &old_mark, &partial);
 	if (status == DOVETAIL_OK)
 		status = replica_meta_get(replica, &swap->before);
-	if (status == DOVETAIL_OK)
-		status = replica_parts_load(replica);
 	if (status != DOVETAIL_OK)
 		return status;
 	*reset_r = swap->before.snapshot && *old_mark != '\0';

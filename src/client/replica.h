@@ -26,6 +26,10 @@ void replica_sync_fd_clear(struct dovetail *replica);
    this function. dovetail_set_parts() forgets both. */
 enum dovetail_status replica_get_mark(struct dovetail *replica, const char **mark_r, const char **partial_r);
 
+/* As dovetail_get_parts(), for asking the server: what comes from now on is for these. If another handle sets others, stage_partial() and
+   consistent() are BUSY, and it has to be asked again: a state without what is newly covered would look complete. */
+enum dovetail_status
+replica_watch_parts(struct dovetail *replica, const struct dovetail_part **parts_r, size_t *count_r);
 /* Is the entry in one of the parts? The mailbox the other one, or below it? Names in UTF-8, INBOX and entries as they are kept: in one case of letters. */
 bool replica_parts_cover(const struct dovetail *replica, const char *mailbox, const char *name);
 bool replica_mailbox_is_below(const char *mailbox, const char *parent);

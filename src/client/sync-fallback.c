@@ -172,7 +172,7 @@ static void look_begins(struct dovetail_sync *sync)
 	size_t count, i;
 	bool list = false;
 
-	if (!sync_replica_ok(sync, dovetail_get_parts(sync->replica, &parts, &count)) ||
+	if (!sync_replica_ok(sync, replica_watch_parts(sync->replica, &parts, &count)) ||
 	    !sync_replica_ok(sync, replica_stage_snapshot(sync->replica)))
 		return;
 	for (i = 0; i < count; i++)

@@ -47,7 +47,7 @@ static bool send_xmetasync(struct dovetail_sync *sync, const char *prefix)
 	char maxsize[40];
 
 	if (!sync_replica_ok(sync, replica_get_mark(sync->replica, &mark, &partial)) ||
-	    !sync_replica_ok(sync, dovetail_get_parts(sync->replica, &parts, &count)))
+	    !sync_replica_ok(sync, replica_watch_parts(sync->replica, &parts, &count)))
 		return false;
 	if (*partial != '\0')
 		mark = partial;

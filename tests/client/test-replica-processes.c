@@ -221,10 +221,47 @@ static void test_create(void **state)
 	}
 }
 
+/* Another handle covers more while this one syncs. What the server has there is not known by the next marker: a write on it must not go out as if. */
+static void test_parts_changed(void **state)
+{
+	const struct dovetail_part before = { .mailbox = "", .entry = "/private/vendor/example" };
+	const struct dovetail_part after[] = { before, { .mailbox = "", .entry = "/private/vendor/other" } };
+	const struct dovetail_part *parts;
+	struct fixture *f = *state;
+	struct dovetail *other = must_open(f->path, 0);
+	struct replica_set set;
+	size_t count;
+	bool reset;
+
+	must(other, dovetail_set_parts(other, &before, 1));
+	must(f->replica, replica_sync_begin(f->replica));
+	must(f->replica, replica_watch_parts(f->replica, &parts, &count));
+	must(f->replica, replica_stage_snapshot(f->replica));
+	must(f->replica, replica_stage_consistent(f->replica, "(7 10 0f)", 0, &reset));
+
+	must(other, dovetail_set_parts(other, after, 2));
+	must(other, dovetail_set(other, "", "/private/vendor/other/a", "mine", 4));
+	/* the marker of what is watched still */
+	expect(f->replica, replica_stage_consistent(f->replica, "(7 11 0f)", 0, &reset), DOVETAIL_BUSY, "covers");
+	expect(f->replica, replica_stage_partial(f->replica, "(7 11 0f)"), DOVETAIL_BUSY, "covers");
+	assert_int_equal(replica_queue_next(f->replica, 0, DOVETAIL_RULE_SERVER, NULL, NULL, &set), DOVETAIL_NOT_FOUND);
+	/* asked anew, but without a snapshot: a marker of what was asked before */
+	must(f->replica, replica_watch_parts(f->replica, &parts, &count));
+	assert_int_equal(count, 2);
+	expect(f->replica, replica_stage_consistent(f->replica, "(7 11 0f)", 0, &reset), DOVETAIL_BUSY, "covers");
+
+	must(f->replica, replica_stage_snapshot(f->replica));
+	must(f->replica, replica_stage(f->replica, "", "/private/vendor/other/a", REPLICA_VALUE, "theirs", 6));
+	must(f->replica, replica_stage_consistent(f->replica, "(7 11 0e)", 0, &reset));
+	assert_int_equal(replica_queue_next(f->replica, 0, DOVETAIL_RULE_SERVER, NULL, NULL, &set), DOVETAIL_NOT_FOUND);
+	assert_string_equal(get(other, "", "/private/vendor/other/a"), "theirs");
+	dovetail_close(other);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, fixture_setup, fixture_teardown)
-	const struct CMUnitTest tests[] = { TEST(one_syncs), TEST(wake), TEST(writers), TEST(busy), TEST(create) };
+	const struct CMUnitTest tests[] = { TEST(one_syncs), TEST(wake), TEST(writers), TEST(busy), TEST(create), TEST(parts_changed) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
