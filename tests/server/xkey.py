@@ -106,11 +106,16 @@ def key_of(public):
         return Key(openssl("rsa", "-pubin", "-in", f.name, "-RSAPublicKey_out", "-outform", "DER"))
 
 
+ALIVE = b"* OK still syncing"
+
+
 # -- commands --------------------------------------------------------------------------------------
 
 def tagged(client, tag):
-    """The tagged reply, which has to come next, without tag and times."""
-    line = client.next(re.escape(tag) + b" ").line
+    """The tagged reply, which has to come next (but for signs of life), without tag and times."""
+    line = ALIVE
+    while line == ALIVE:
+        line = client.next(re.escape(tag) + b" |" + re.escape(ALIVE)).line
     return TOOK.sub(b"", line[len(tag) + 1:])
 
 
