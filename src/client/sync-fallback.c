@@ -139,6 +139,24 @@ static void look_ends(struct dovetail_sync *sync)
 		sync_state(sync, DOVETAIL_STATE_POLLING, DOVETAIL_OK, "");
 }
 
+/* Dovecot's own METADATA shows nothing of the account's if it is asked for all below "/private" or "/shared": the names that RFC 5464
+   knows (6.2.1, 6.2.2) are asked for as well. An entry that is told twice is the same twice. */
+static void look_entry(struct sync_writer *writer, const char *mailbox, const char *entry)
+{
+	static const char *const names[] = { "admin", "comment", "vendor" };
+	char name[sizeof("/private/comment")];
+	size_t i;
+
+	sync_command_name(writer, entry);
+	if (*mailbox != '\0' || strchr(entry + 1, '/') != NULL)
+		return;
+	for (i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		snprintf(name, sizeof(name), "%s/%s", entry, names[i]);
+		sync_command_text(writer, " ");
+		sync_command_name(writer, name);
+	}
+}
+
 static void look_on(struct dovetail_sync *sync)
 {
 	struct sync_fallback *fallback = &sync->fallback;
@@ -155,7 +173,7 @@ static void look_on(struct dovetail_sync *sync)
 		sync_command_text(writer, " GETMETADATA (DEPTH infinity) ");
 		sync_command_mailbox(writer, mailbox);
 		sync_command_text(writer, " (");
-		sync_command_name(writer, entry);
+		look_entry(writer, mailbox, entry);
 		sync_command_text(writer, ")");
 		if (sync_command_end(sync, writer) == NULL)
 			return;

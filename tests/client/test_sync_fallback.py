@@ -63,6 +63,21 @@ def test_comes_and_goes(driver, stock, user, other):
     assert {s["state"] for s in driver.seen("state")} == {"connecting", "syncing", "polling"}
 
 
+def test_everything(driver, stock, user, other):
+    """All of an account, and of a mailbox. Stock Dovecot shows nothing of the account's "/private" unless it is asked by name."""
+    other.put((A, b"1"), ("/private/comment", b"2"), ("/shared/vendor/t/x", b"3"))
+    driver.open(parts=[("mailbox", box, entry) for box in ("", "INBOX") for entry in ("/private", "/shared")])
+    driver.sync("r", stock, user, poll_interval=HOUR)
+    driver.state("polling")
+    there = {("", A): b"1", ("", "/private/comment"): b"2", ("", "/shared/vendor/t/x"): b"3"}
+    assert driver.list() == there
+    driver.set("r", ("", B, b"mine"), ("INBOX", A, b"here"))
+    settled(driver)
+    driver("hurry", "r")
+    driver.wait("consistent")
+    assert driver.list() == {**there, ("", B): b"mine", ("INBOX", A): b"here"}
+
+
 def test_polls(driver, stock, user, other):
     driver.open()
     driver.sync("r", stock, user, poll_interval=50)
