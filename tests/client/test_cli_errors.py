@@ -203,19 +203,6 @@ def test_output_that_cannot_be_written(machine, args):
     os.close(write)
 
 
-def test_closed_descriptors_are_not_used_for_files(machine):
-    """Not one octet of what is printed may go into the replica."""
-    machine.out("set", "a", "1")
-    for fds in ((0,), (1,), (2,), (0, 1, 2), (1, 2)):
-        machine.run("status", "--online", code=None, stdin=None, stdout=None, stderr=None,
-                    preexec_fn=lambda fds=fds: [os.close(fd) for fd in fds])
-    for folder, _, names in os.walk(machine.state):
-        for name in names:
-            with open(os.path.join(folder, name), "rb") as f:
-                assert b"account  " not in f.read(), name
-    assert machine.out("get", "a") == "1"
-
-
 def test_many_lines_to_a_reader_that_goes(machine):
     lines = "".join('{"mailbox":"","entry":"%sn%d","value":"%s"}\n' % (PREFIX, i, "x" * 500) for i in range(1000))
     machine.out("import", "--offline", input=lines)
