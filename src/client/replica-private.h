@@ -7,6 +7,7 @@
    replica-sql.c      statements, errors of SQLite, transactions, the meta row
    replica-open.c     opening, the schema, closing
    replica-sync.c     who syncs; the wake file
+   replica-position.c positions, the mark
    replica-parts.c    what is covered
    replica-read.c     get, iterators, counts
    replica-write.c    change sets of the user
@@ -217,7 +218,5 @@ replica_solve(struct dovetail *replica, struct replica_set_memory *set, enum dov
 /* A set that is given out, for the first time or again on a newer state. Encrypted values are encoded anew, so that they are numbered in the order in which they
    go out: one that has been on the server meanwhile, and comes again, would look like an old one to others. LOCKED (without a text). */
 enum dovetail_status replica_set_encode_again(struct dovetail *replica, struct replica_set_memory *set, bool *changed_r);
-/* "(epoch modseq" and what follows. false: not that. */
-bool replica_position_parse(const char *text, uint32_t *epoch_r, uint64_t *modseq_r);
 
 #endif

@@ -21,6 +21,13 @@ void replica_sync_end(struct dovetail *replica);
 int replica_sync_fd(struct dovetail *replica);
 void replica_sync_fd_clear(struct dovetail *replica);
 
+/* "(epoch modseq)", or as a mark "(epoch modseq watch)", and nothing else. false: not that. */
+struct replica_position {
+	uint32_t epoch;
+	uint64_t modseq;
+};
+bool replica_position_parse(const char *text, bool mark, struct replica_position *position_r);
+
 /* ---- Where we are ---- A mark as on the wire, e.g. "(123 4 0f0f0f0f0f0f0f0f)"; "" if none: begin with stage_snapshot(). The partial mark belongs
    to what has been staged up to a PARTIAL marker; if it is not "", resume from it (SINCE), without stage_snapshot(). Valid until the next call of
    this function. dovetail_set_parts() forgets both. */
@@ -33,6 +40,9 @@ replica_watch_parts(struct dovetail *replica, const struct dovetail_part **parts
 /* Is the entry in one of the parts? The mailbox the other one, or below it? Names in UTF-8, INBOX and entries as they are kept: in one case of letters. */
 bool replica_parts_cover(const struct dovetail *replica, const char *mailbox, const char *name);
 bool replica_mailbox_is_below(const char *mailbox, const char *parent);
+
+/* Is it a valid entry name? It is made lower-case. */
+bool replica_name_normalise(char *name);
 
 /* ---- What comes ---- Staged on disk in bounded memory, seen by nobody until consistent(). */
 enum replica_kind { REPLICA_VALUE, REPLICA_REMOVED, REPLICA_NOT_HERE };

@@ -8,7 +8,7 @@
 	sync-receive.c   what the parser hears: values put together, limits; who is spoken to
 	sync-session.c   XMETASYNC and XMETASET
 	sync-fallback.c  GETMETADATA and SETMETADATA
-	sync-names.c     mailbox names, marks
+	sync-names.c     mailbox names
 	sync-once.c      the blocking loop
 
    All errors of a connection go through sync_fail(), which notes what and why; sync.c looks at it after each piece of work. */
@@ -24,13 +24,6 @@
 /* UTF-8 to modified UTF-7 and back (RFC 3501 section 5.1.3). NULL: not valid, or no memory (errno ENOMEM). Free with free(). */
 char *sync_mailbox_encode(const char *name);
 char *sync_mailbox_decode(const char *wire);
-/* name is a valid entry name but for its case; it is made lower-case. */
-bool sync_name_normalise(char *name);
-/* "(epoch modseq watch)", or without watch: the numbers. */
-struct sync_position {
-	uint64_t epoch, modseq;
-};
-bool sync_position_parse(const char *text, bool with_watch, struct sync_position *position_r);
 
 /* ---- Commands (sync-command.c) ---- */
 
@@ -173,7 +166,7 @@ struct dovetail_sync {
 	unsigned int lost_rounds;
 	bool round_won, round_lost, stuck;
 	char later_text[256];
-	struct sync_position position;
+	struct replica_position position;
 
 	/* the value that comes */
 	char *mailbox, *name;

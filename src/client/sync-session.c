@@ -53,7 +53,7 @@ static bool send_xmetasync(struct dovetail_sync *sync, const char *prefix)
 		mark = partial;
 	/* a snapshot begins without being announced */
 	sync->snapshot = *mark == '\0';
-	if (!sync_position_parse(mark, true, &sync->position))
+	if (!replica_position_parse(mark, true, &sync->position))
 		memset(&sync->position, 0, sizeof(sync->position));
 
 	writer = sync_command_begin(sync, SYNC_XMETASYNC, prefix);
@@ -127,9 +127,9 @@ static bool session_reset(struct dovetail_sync *sync)
 /* A marker's position continues the one before it, or a RESET has come: else changes are missing. */
 static bool session_position(struct dovetail_sync *sync, const char *mark)
 {
-	struct sync_position position;
+	struct replica_position position;
 
-	if (!sync_position_parse(mark, true, &position))
+	if (!replica_position_parse(mark, true, &position))
 		return sync_fail(sync, DOVETAIL_PROTOCOL, false, "The server sends a bookmark that is none: \"%.100s\"", mark);
 	if (sync->position.epoch != 0 &&
 	    (position.epoch != sync->position.epoch || position.modseq < sync->position.modseq)) {
@@ -338,17 +338,17 @@ bool sync_set_refused(struct dovetail_sync *sync, struct sync_command *command, 
 
 static bool set_answered(struct dovetail_sync *sync, struct sync_command *command, const struct response_status *status)
 {
-	struct sync_position position;
+	struct replica_position position;
 	bool ours = strcmp(status->code, "XMETASET") == 0;
 
 	if (status->cond == RESPONSE_OK) {
-		if (!ours || !sync_position_parse(status->code_args, false, &position))
+		if (!ours || !replica_position_parse(status->code_args, false, &position))
 			return sync_fail(sync, DOVETAIL_PROTOCOL, false, "The server does not say where it has written");
 		sync->round_won = true;
 		return sync_replica_ok(sync, replica_queue_done(sync->replica, command->set_id, status->code_args));
 	}
 	if (ours && strncmp(status->code_args, "MODIFIED ", 9) == 0) {
-		if (!sync_position_parse(status->code_args + 9, false, &position))
+		if (!replica_position_parse(status->code_args + 9, false, &position))
 			return sync_fail(sync, DOVETAIL_PROTOCOL, false, "The server sends a position that is none");
 		sync->round_lost = true;
 		return set_modified(sync, command, status->code_args + 9);
