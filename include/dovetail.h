@@ -103,7 +103,7 @@ void dovetail_close(struct dovetail *replica);
    NULL. */
 const char *dovetail_error(const struct dovetail *replica);
 
-/* What the replica covers. A part is an entry and all below it, in one scope. */
+/* What the replica covers. A part is an entry and all below it, in one scope. A mailbox that does not exist is empty, until it is made. */
 enum dovetail_scope {
 	/* the account ("") or one mailbox, as .mailbox says */
 	DOVETAIL_SCOPE_MAILBOX = 0,
@@ -372,7 +372,7 @@ int dovetail_sync_fd(const struct dovetail_sync *sync);
 /* ms until dispatch() has to be called though the fd is not readable; -1: never. Ask again after each dispatch() and after each write. */
 int dovetail_sync_timeout(const struct dovetail_sync *sync);
 /* OK: go on, errors that may pass are told by the state callback and tried again. Others: it has ended (DOVETAIL_STATE_FAILED): login refused,
-   certificate wrong, not supported, replica broken, mass removal, a limit, a mailbox of the parts that does not exist or may not be read
+   certificate wrong, not supported, replica broken, mass removal, a limit, a mailbox of the parts that cannot be one or may not be read
    (REFUSED). Calling it again starts anew. */
 enum dovetail_status dovetail_sync_dispatch(struct dovetail_sync *sync);
 /* Tries now, not when the backoff or the poll interval is over: the network is back, the laptop woke up, the user asks. If connected,

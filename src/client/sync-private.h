@@ -158,8 +158,8 @@ struct dovetail_sync {
 	bool consistent, connected_consistent;
 	/* something was staged since the last marker */
 	bool staged;
-	/* the XMETASYNC that was sent last begins a snapshot */
-	bool snapshot;
+	/* the XMETASYNC that was sent last begins a snapshot; a mailbox of the parts does not exist, so that one was refused */
+	bool snapshot, mailbox_missing;
 	/* [XMETASYNC RESET] since the last marker */
 	unsigned int resets;
 	/* rounds of writes of which none was accepted; what this round had; the server's word */

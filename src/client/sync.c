@@ -308,7 +308,7 @@ static void connect_begins(struct dovetail_sync *sync)
 		return;
 	}
 	sync->phase = SYNC_PHASE_CONNECTING;
-	sync->connected_consistent = false;
+	sync->connected_consistent = sync->mailbox_missing = false;
 	sync->lost_rounds = sync->write_backoff = sync->resets = 0;
 	sync->next_write = 0;
 	sync->literal_plus = sync->literal_minus = sync->has_xmetasync = sync->has_metadata = sync->has_metadata_server = false;

@@ -368,10 +368,26 @@ def test_mailboxes(driver, server, user, other):
     assert driver.list("named") == {("", A): b'""'}
 
 
-def test_no_such_mailbox(driver, server, user):
-    driver.open(parts=[("mailbox", "Nowhere", ROOT)])
+def test_no_such_mailbox(driver, server, user, other):
+    """It is empty until it is made, at first and later."""
+    driver.open(parts=[("mailbox", "Later", ROOT), ("mailbox", "", ROOT)])
+    other.put((A, b"1"))
+    driver.once("r", server, user)
+    assert driver.list() == {("", A): b"1"}
+    driver.open("s", parts=[("mailbox", "Later", ROOT)])
+    for name in "rs":
+        live(driver, name, server, user)
+    mailbox(other, b"Later")
+    other.put((B, b"2"), mailbox=b"Later")
+    for name in "rs":
+        assert driver.wait("change", replica=name)["value"] == b"2"
+    assert not driver.seen("notice") and not any(e["reset"] for e in driver.seen("consistent"))
+
+
+def test_mailbox_that_cannot_be(driver, server, user):
+    driver.open(parts=[("mailbox", "~/x", ROOT)])
     answer = driver.once("r", server, user, status="refused")
-    assert "refuses to synchronize" in answer["text"]
+    assert "refuses to synchronize: Invalid mailbox name" in answer["text"]
 
 
 def test_write_to_a_mailbox_that_is_gone(driver, server, user, other):
