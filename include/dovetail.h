@@ -20,7 +20,7 @@
 
    Threads: the library starts none of its own (libcurl may look up a host's name in one) and has no global state. A replica, its
    iterators and its sync are for one thread at a time; two replicas are independent. (curl_global_init() and sodium_init() are
-   called once, under a lock, when they are first needed.) Several processes, or several replicas in one, may open the same file: all may read and write, one at a time syncs, and
+   called once, under a lock, when they are first needed.) After fork() the child must not use what its parent has opened. Several processes, or several replicas in one, may open the same file: all may read and write, one at a time syncs, and
    the one that syncs notices what others write.
 
    Errors: functions that can fail return enum dovetail_status, and dovetail_error() has one line of text on what
@@ -52,7 +52,7 @@ enum dovetail_status {
 	DOVETAIL_LIMIT,
 	/* another process syncs this replica, or its file was locked for longer than the time-out */
 	DOVETAIL_BUSY,
-	/* the replica's file: cannot be opened, not ours, damaged, newer than this library */
+	/* the replica's file: cannot be opened, not ours, damaged, newer than this library, removed or replaced while it was open */
 	DOVETAIL_REPLICA,
 	/* memory, disk, a failed system call */
 	DOVETAIL_SYSTEM,

@@ -76,6 +76,8 @@ struct dovetail {
 	/* staged, not yet in the file */
 	struct replica_staged *staged;
 	size_t staged_count, staged_allocated, staged_bytes;
+	/* what is in the file since the last PARTIAL marker is to go before anything is added: replica_stage_drop() has failed */
+	bool drop_due;
 
 	/* as of the last parts_load() */
 	struct dovetail_part *parts;

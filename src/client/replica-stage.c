@@ -34,10 +34,19 @@ void replica_stage_free(struct dovetail *replica)
 	replica->staged_allocated = 0;
 }
 
-/* In a transaction. The buffer is cleared by the caller, after the commit. */
+/* In a transaction. */
+static enum dovetail_status drop(struct dovetail *replica)
+{
+	enum dovetail_status status;
+
+	status = replica_run(replica, "drop", "DELETE FROM stage WHERE id > (SELECT partial_id FROM meta)", "");
+	return status != DOVETAIL_OK ? status : replica_run(replica, "drop", "UPDATE meta SET snapshot = 0 WHERE partial = ''", "");
+}
+
+/* In a transaction. */
 static enum dovetail_status buffer_store(struct dovetail *replica)
 {
-	enum dovetail_status status = DOVETAIL_OK;
+	enum dovetail_status status = replica->drop_due ? drop(replica) : DOVETAIL_OK;
 	size_t i;
 
 	for (i = 0; i < replica->staged_count && status == DOVETAIL_OK; i++) {
@@ -50,6 +59,13 @@ static enum dovetail_status buffer_store(struct dovetail *replica)
 	return status;
 }
 
+/* After the commit. */
+static void buffer_stored(struct dovetail *replica)
+{
+	replica->drop_due = false;
+	buffer_clear(replica);
+}
+
 static enum dovetail_status buffer_flush(struct dovetail *replica)
 {
 	enum dovetail_status status;
@@ -60,7 +76,7 @@ static enum dovetail_status buffer_flush(struct dovetail *replica)
 	if (status == DOVETAIL_OK)
 		status = replica_end(replica, buffer_store(replica));
 	if (status == DOVETAIL_OK)
-		buffer_clear(replica);
+		buffer_stored(replica);
 	return status;
 }
 
@@ -116,7 +132,10 @@ enum dovetail_status replica_stage_snapshot(struct dovetail *replica)
 	status = replica_run(replica, "stage", "DELETE FROM stage", "");
 	if (status == DOVETAIL_OK)
 		status = replica_run(replica, "stage", "UPDATE meta SET partial = '', partial_id = 0, snapshot = 1", "");
-	return replica_end(replica, status);
+	status = replica_end(replica, status);
+	if (status == DOVETAIL_OK)
+		replica->drop_due = false;
+	return status;
 }
 
 enum dovetail_status replica_stage_partial(struct dovetail *replica, const char *mark)
@@ -140,7 +159,7 @@ enum dovetail_status replica_stage_partial(struct dovetail *replica, const char 
 	}
 	status = replica_end(replica, status);
 	if (status == DOVETAIL_OK)
-		buffer_clear(replica);
+		buffer_stored(replica);
 	return status;
 }
 
@@ -150,18 +169,18 @@ enum dovetail_status replica_stage_drop(struct dovetail *replica)
 	int64_t any;
 
 	buffer_clear(replica);
+	replica->drop_due = true;
 	/* Most often there is nothing: no need to write */
 	status = replica_number(replica, "drop", &any, "SELECT (snapshot = 1 AND partial = '') OR"
 		" EXISTS(SELECT 1 FROM stage WHERE id > meta.partial_id) FROM meta WHERE one = 1", "");
-	if (status != DOVETAIL_OK || any == 0)
-		return status;
-	status = replica_begin(replica, true);
-	if (status != DOVETAIL_OK)
-		return status;
-	status = replica_run(replica, "drop", "DELETE FROM stage WHERE id > (SELECT partial_id FROM meta)", "");
+	if (status == DOVETAIL_OK && any != 0) {
+		status = replica_begin(replica, true);
+		if (status == DOVETAIL_OK)
+			status = replica_end(replica, drop(replica));
+	}
 	if (status == DOVETAIL_OK)
-		status = replica_run(replica, "drop", "UPDATE meta SET snapshot = 0 WHERE partial = ''", "");
-	return replica_end(replica, status);
+		replica->drop_due = false;
+	return status;
 }
 
 /* -- what has changed */
@@ -573,7 +592,7 @@ replica_stage_consistent(struct dovetail *replica, const char *mark, uint64_t ma
 	/* On failure it stays staged, in memory */
 	if (status != DOVETAIL_OK)
 		return status;
-	buffer_clear(replica);
+	buffer_stored(replica);
 	if (swap.fresh_first != 0) {
 		replica->fresh_told = swap.fresh_first - 1;
 		replica->fresh_last = swap.fresh_last;
