@@ -161,7 +161,7 @@ enum dovetail_status replica_connect(struct dovetail *replica, bool readonly, sq
 
 /* -- replica-sync.c */
 enum dovetail_status replica_wake_open(struct dovetail *replica);
-/* Tells the handle that syncs that there is something in the queue. */
+/* Tells the handle that syncs that there is something in the queue, or that there are other parts. */
 void replica_wake(struct dovetail *replica);
 
 /* -- replica-parts.c */

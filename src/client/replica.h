@@ -17,7 +17,7 @@ enum dovetail_status replica_fail(struct dovetail *replica, enum dovetail_status
    not ended left behind is dropped (as stage_drop()), and the queue waits for a consistent state. */
 enum dovetail_status replica_sync_begin(struct dovetail *replica);
 void replica_sync_end(struct dovetail *replica);
-/* Becomes readable when any handle (this one, too) may have written to the queue; -1: no such thing, ask now and then. Same fd until end. */
+/* Becomes readable when any handle (this one, too) may have written to the queue or set the parts; -1: no such thing, ask now and then. Same fd until end. */
 int replica_sync_fd(struct dovetail *replica);
 void replica_sync_fd_clear(struct dovetail *replica);
 
@@ -37,6 +37,8 @@ enum dovetail_status replica_get_mark(struct dovetail *replica, const char **mar
    consistent() are BUSY, and it has to be asked again: a state without what is newly covered would look complete. */
 enum dovetail_status
 replica_watch_parts(struct dovetail *replica, const struct dovetail_part **parts_r, size_t *count_r);
+/* Are they still what the replica covers, and is the mark there? position: the server tells positions. */
+enum dovetail_status replica_watch_check(struct dovetail *replica, bool position, bool *same_r);
 /* Is the entry in one of the parts? The mailbox the other one, or below it? Names in UTF-8, INBOX and entries as they are kept: in one case of letters. */
 bool replica_parts_cover(const struct dovetail *replica, const char *mailbox, const char *name);
 bool replica_mailbox_is_below(const char *mailbox, const char *parent);

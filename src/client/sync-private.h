@@ -144,6 +144,8 @@ struct dovetail_sync {
 	int64_t slept;
 	unsigned int backoff, write_backoff;
 	bool hurry, more;
+	/* others may have set other parts */
+	bool woken;
 	size_t unsent;
 
 	/* This connection. */
@@ -203,6 +205,8 @@ bool sync_tell_changes(struct dovetail_sync *sync);
 bool sync_may_write(struct dovetail_sync *sync);
 /* Writes have to wait, longer each time; later_text says why. */
 void sync_write_later(struct dovetail_sync *sync);
+/* Once after each waking: has the replica other parts than the server was asked for? Then it is to be asked again. */
+bool sync_parts_changed(struct dovetail_sync *sync);
 /* There are writes that cannot be sent now, and nothing that comes from the server changes that. */
 void sync_write_stuck(struct dovetail_sync *sync);
 /* Nothing is under way, and nothing waits. */

@@ -429,9 +429,13 @@ void sync_session_go(struct dovetail_sync *sync, bool probe)
 {
 	if (!sync->idling || !sync->consistent)
 		return;
-	if (sync->state != DOVETAIL_STATE_LIVE)
+	if (sync_parts_changed(sync)) {
+		sync_state(sync, DOVETAIL_STATE_SYNCING, DOVETAIL_OK, "");
+		probe = true;
+	} else if (sync->failure == DOVETAIL_OK && sync->state != DOVETAIL_STATE_LIVE) {
 		sync_state(sync, DOVETAIL_STATE_LIVE, DOVETAIL_OK, "");
-	if (sync_may_write(sync)) {
+	}
+	if (sync->state == DOVETAIL_STATE_LIVE && sync_may_write(sync)) {
 		sync->idling = sync->round_won = sync->round_lost = false;
 		sync->heard = sync_now();
 		send_round(sync, "DONE\r\n");

@@ -186,6 +186,32 @@ def test_write_by_another_process(driver, server, user, other):
     assert other.get(A) == b"second"
 
 
+def test_parts_by_another_process(driver, server, user, other):
+    """One that syncs asks for what others have set, at once, on the same connection; what waits goes after it."""
+    beside = "/private/vendor/u/a"
+    other.put((A, b"1"), (beside, b"2"))
+    driver.open()
+    live(driver, "r", server, user)
+    with Driver(driver.directory) as second:
+        second.open(parts=[("mailbox", "", ROOT), ("mailbox", "", "/private/vendor/u")])
+        second.set("r", ("", beside + "/b", b"3"))
+        assert driver.wait("change")["name"] == beside
+        driver.state("live")
+        settled(driver)
+        assert other.get(beside + "/b") == b"3"
+        second("parts", "r", "mailbox", "", ROOT)
+        driver.state("live")
+        other.put((beside, b"4"), (A, b"4"))
+        assert driver.wait("change")["name"] == A
+        driver.wait("consistent")
+        assert driver.list() == second.list() == {("", A): b"4"}
+    driver("parts", "r", "mailbox", "", "/private/vendor/u")
+    driver.wait("change", name=beside)
+    driver.wait("consistent")
+    assert {e["state"] for e in driver.seen("state")} == {"connecting", "syncing", "live"}
+    assert not driver.seen("notice")
+
+
 # -- conflicts
 
 CONFLICTS = [("lines", b"1\n2\n3\n", b"1 mine\n2\n3\n", b"1\n2\n3 theirs\n", b"1 mine\n2\n3 theirs\n"),
