@@ -99,8 +99,10 @@ static void replica_failed(struct step *step, enum dovetail_status status)
 		mirror_tell(mirror, step->path, "%s; it is tried again", error);
 		later(step, RETRY_FAILED);
 		break;
-	case DOVETAIL_INVALID:
 	case DOVETAIL_LIMIT:
+		mirror->limited = true;
+		/* fall through */
+	case DOVETAIL_INVALID:
 	case DOVETAIL_LOCKED:
 	case DOVETAIL_DAMAGED:
 	case DOVETAIL_WRONG_KEY:

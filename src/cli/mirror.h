@@ -50,6 +50,8 @@ struct mirror {
 	bool refused_tried;
 	/* of the step now: what could not be done and is to be tried again */
 	uint64_t failures;
+	/* one is more than the server takes */
+	bool limited;
 	/* files and entries moved since the start, for progress */
 	uint64_t moved;
 };
