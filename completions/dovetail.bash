@@ -16,7 +16,8 @@ _dovetail_offer() {
 		IFS= read word <<<"$1" ;;
 	esac
 	while IFS= read -r line; do
-		[[ $line == "$word"* ]] || continue
+		# one with a dash would be an option, watch's --exec for example
+		[[ $line == "$word"* && $line != -* ]] || continue
 		[ -n "$quoted" ] || printf -v line %q "$line"
 		COMPREPLY+=("$line")
 	done

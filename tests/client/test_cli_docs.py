@@ -137,6 +137,7 @@ def test_bash_completes_names(machine):
     machine.account(host="h", user="v", name="work")
     machine.out("set", "--offline", "one thing", "1")
     machine.out("set", "--offline", "two", "1")
+    machine.out("set", "--offline", "--", "--exec=x", "1")
     machine.out("set", "--offline", "-a", "work", "three", "1")
     assert complete(machine, "dovetail get ") == ["one\\ thing", "two"]
     assert complete(machine, "dovetail -a work get ") == ["three"]
