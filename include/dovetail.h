@@ -320,7 +320,7 @@ struct dovetail_callbacks {
 	void (*conflict)(void *context, const struct dovetail_conflict *conflict, struct dovetail_resolution *resolution);
 	/* text: one line on why, or "" */
 	void (*state)(void *context, enum dovetail_state state, enum dovetail_status status, const char *text);
-	/* While catching up: what has come and been sent in this connection. */
+	/* While catching up, and each second of dovetail_sync_once(), also while connecting: what has come and been sent in this connection. */
 	void (*progress)(void *context, uint64_t entries_received, uint64_t bytes_received, uint64_t writes_left);
 	/* mailbox and entry are NULL if it is not about one. */
 	void (*notice)(void *context, enum dovetail_notice notice, const char *mailbox, const char *entry, const char *text);

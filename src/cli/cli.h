@@ -286,6 +286,8 @@ void cli_secret_free(char *secret);
    total 0: unknown, then text alone; else a bar. Calls may be frequent: it draws at most ten times a second. */
 void cli_progress(struct cli *cli, const char *text, uint64_t done, uint64_t total);
 void cli_progress_end(struct cli *cli);
+/* For who waits while the last text (without a bar) is still true: shows it. ms until it wants to be called again, -1: never. */
+int cli_progress_wait(struct cli *cli);
 /* ms, of a clock that only goes on */
 int64_t cli_now(void);
 

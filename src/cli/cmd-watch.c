@@ -322,11 +322,11 @@ static int sooner(int timeout, int64_t left)
 
 static int wait_timeout(const struct watch *watch)
 {
+	int timeout = cli_progress_wait(watch->cli);
 	int64_t now = cli_now();
-	int timeout = -1;
 
-	if (watch->sync != NULL)
-		timeout = dovetail_sync_timeout(watch->sync);
+	if (watch->sync != NULL && dovetail_sync_timeout(watch->sync) >= 0)
+		timeout = sooner(timeout, dovetail_sync_timeout(watch->sync));
 	else if (watch->retry_at != 0)
 		timeout = sooner(timeout, watch->retry_at - now);
 	if (watch->settle_at != 0)

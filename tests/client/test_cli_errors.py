@@ -1,7 +1,6 @@
 """Exit codes of dovetail that servers and the machine cause: refusals, TLS, servers that cannot, mass removals, full
 disks, closed files."""
 
-import contextlib
 import os
 import resource
 import shutil
@@ -14,6 +13,7 @@ import pytest
 
 from cli import (CONFIG, DOVETAIL, FAILED, LOGIN, MASS_REMOVAL, OFFLINE, OK, PREFIX, REFUSED, SYSTEM, TLS, UNSUPPORTED, USAGE,
                  Machine)
+from peers import Peer
 
 
 @pytest.fixture
@@ -106,29 +106,25 @@ def test_a_server_without_xmetasync(stock, user, tmp_path):
     assert "polled" in one.out("status")
 
 
-def test_something_else_that_listens(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as s:
-        def serve():
-            peer, _ = s.accept()
-            with peer:
-                peer.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
-                peer.settimeout(60)
-                with contextlib.suppress(OSError):
-                    peer.recv(1000)
-        thread = threading.Thread(target=serve)
-        thread.start()
+@pytest.mark.parametrize("said, message", [
+    (b"", "the connection was closed before the login was done"),
+    (b"SSH-2.0-OpenSSH_9.2\r\n", "the connection was closed before the login was done"),
+    (b"* OK hello\r\n", "the connection was closed before the login was done"),
+    (b"* BYE too many users\r\n", "the server is not ready: too many users"),
+])
+def test_what_listens_is_no_server(tmp_path, said, message):
+    with Peer(lambda connection: connection.sendall(said)) as peer:
         machine = Machine(tmp_path / "home")
-        machine.account(host="127.0.0.1", port=s.getsockname()[1], tls="none", user="u", password="p", timeout=2)
-        done = machine.run("sync", code=None)
-        thread.join()
-    assert done.returncode in (OFFLINE, UNSUPPORTED) and done.stderr.count(b"\n") == 1
+        machine.account(host="127.0.0.1", port=peer.port, tls="none", user="u", password="p")
+        assert machine.error(OFFLINE, "sync") == "127.0.0.1:%d: %s" % (peer.port, message)
 
 
 def test_a_timeout(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as mute:
         machine = Machine(tmp_path / "home")
         machine.account(host="127.0.0.1", port=mute.getsockname()[1], tls="none", user="u", password="p")
-        machine.error(OFFLINE, "sync", "--timeout", "1")
+        port = mute.getsockname()[1]
+        assert machine.error(OFFLINE, "sync", "--timeout", "1") == "127.0.0.1:%d does not answer" % port
         assert machine.error(OFFLINE, "set", "-t1", "a", "1").startswith("queued, not sent: ")
     assert machine.run("sync", "--timeout", "100000", code=USAGE)
 
