@@ -174,6 +174,8 @@ char *cli_full_name(const struct cli *cli, const char *name);
 /* The other way, for showing: the part after the prefix, or the whole name. Points into name. */
 const char *cli_short_name(const struct cli *cli, const char *name);
 
+/* entries of a change set, at most: the library's limit */
+#define CLI_SET_MAX 100
 /* Larger values are not taken: the account's max_value, or what is the library's limit on what a server sends. */
 size_t cli_max_value(const struct cli *cli);
 /* The mailbox of the command's entries; "", the account, if --mailbox is not given. */

@@ -15,8 +15,7 @@
 
 /* JSON takes up to six octets for one (\u0000), base64 less. */
 #define LINE_MAX_OF(value) ((value) * 6 + 65536)
-/* A change set ends after so many entries (the library's limit) or octets. */
-#define SET_MAX 100
+/* A change set ends after so many octets, too. */
 #define SET_BYTES (1024 * 1024)
 
 struct import {
@@ -28,7 +27,7 @@ struct import {
 
 	struct dovetail_changes *set;
 	/* the names in it, owned */
-	struct { char *mailbox, *entry; } names[SET_MAX];
+	struct { char *mailbox, *entry; } names[CLI_SET_MAX];
 	unsigned int set_count;
 	size_t set_bytes;
 
@@ -149,7 +148,7 @@ static int import_write(struct import *import, const struct import_line *line)
 		import->same++;
 		return CLI_OK;
 	}
-	if (import->set_count == SET_MAX || import->set_bytes + line->size > SET_BYTES) {
+	if (import->set_count == CLI_SET_MAX || import->set_bytes + line->size > SET_BYTES) {
 		ret = set_commit(import);
 		if (ret != CLI_OK)
 			return ret;

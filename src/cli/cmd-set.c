@@ -124,22 +124,35 @@ static enum dovetail_status rm_collect(struct cli *cli, const char *name, char *
 	return status == DOVETAIL_NOT_FOUND ? (count > 0 ? DOVETAIL_OK : DOVETAIL_NOT_FOUND) : status;
 }
 
+/* Removes the next names as one change set; *names goes behind them. */
+static enum dovetail_status rm_set(struct cli *cli, char ***names)
+{
+	struct dovetail_changes *changes;
+	enum dovetail_status status;
+	unsigned int i;
+
+	status = dovetail_changes_begin(cli->replica, &changes);
+	if (status != DOVETAIL_OK)
+		return status;
+	for (i = 0; i < CLI_SET_MAX && **names != NULL && status == DOVETAIL_OK; i++, ++*names)
+		status = dovetail_changes_add(changes, cli_mailbox(cli), **names, NULL, 0);
+	if (status == DOVETAIL_OK)
+		return dovetail_changes_commit(changes);
+	dovetail_changes_abort(changes);
+	return status;
+}
+
 static enum dovetail_status rm_recursive(struct cli *cli, const char *name)
 {
 	enum dovetail_status status;
-	char **names;
-	size_t i;
+	char **names, **next;
 
 	status = rm_collect(cli, name, &names);
-	for (i = 0; names != NULL && names[i] != NULL; i++) {
-		if (status == DOVETAIL_OK)
-			status = dovetail_unset(cli->replica, cli_mailbox(cli), names[i]);
-		if (status == DOVETAIL_NOT_FOUND) {
-			/* somebody else was faster */
-			status = DOVETAIL_OK;
-		}
-		free(names[i]);
-	}
+	next = names;
+	while (status == DOVETAIL_OK && *next != NULL)
+		status = rm_set(cli, &next);
+	for (next = names; next != NULL && *next != NULL; next++)
+		free(*next);
 	free(names);
 	return status;
 }

@@ -194,6 +194,16 @@ def test_rm_recursive(one, two):
     assert one.run("rm", "-r", "--refused", "a", code=USAGE)
 
 
+def test_rm_of_many(one, two):
+    """In sets, as import writes them."""
+    lines = [json.dumps({"mailbox": "", "entry": PREFIX + "n/%d" % i, "value": "1"}) for i in range(250)]
+    one.out("import", input="\n".join(lines))
+    before = int(one.lines("status", "--json")[0]["modseq"])
+    one.out("rm", "-r", "n")
+    assert two.out("ls") == ""
+    assert int(one.lines("status", "--json")[0]["modseq"]) == before + 3
+
+
 # -- ls
 
 def test_ls(one, two):
