@@ -5,21 +5,21 @@
 
 #include "cli.h"
 
-/* A value that is larger than any server takes is not read to its end. The library's limit on what a server sends is
-   the same. */
-#define VALUE_MAX (16 * 1024 * 1024)
-
 /* ---- set ---- */
 
 /* The value by the arguments; free(). */
 static int set_value(struct cli *cli, const char *file, bool chomp, char **data_r, size_t *size_r)
 {
-	size_t max = cli->account->sync.max_value != 0 ? cli->account->sync.max_value : VALUE_MAX;
+	size_t max = cli_max_value(cli);
 	const char *value = cli->arg_count > 1 ? cli->args[1] : NULL;
 	int ret = CLI_OK;
 
 	if (value != NULL && strcmp(value, "-") != 0) {
 		*size_r = strlen(value);
+		if (*size_r > max) {
+			cli_error(cli, "the value: more than %zu octets", max);
+			return CLI_USAGE;
+		}
 		*data_r = strdup(value);
 		return *data_r != NULL ? CLI_OK : cli_fail_memory(cli);
 	}
@@ -30,6 +30,19 @@ static int set_value(struct cli *cli, const char *file, bool chomp, char **data_
 			--*size_r;
 	}
 	return ret;
+}
+
+/* A write into a subtree whose key is not known here waits for it. An exit code. */
+static int check_sent(struct cli *cli, const char *name, const char *arg)
+{
+	struct dovetail_entry entry;
+	const unsigned int waits = DOVETAIL_ENTRY_PENDING | DOVETAIL_ENTRY_LOCKED;
+
+	if (cli->offline || dovetail_get(cli->replica, cli_mailbox(cli), name, &entry) != DOVETAIL_OK ||
+	    (entry.flags & waits) != waits)
+		return CLI_OK;
+	cli_error(cli, "queued, not sent: %s is encrypted; \"dovetail unlock\" opens it", arg);
+	return CLI_LOCKED;
 }
 
 int cmd_set(struct cli *cli)
@@ -63,6 +76,8 @@ int cmd_set(struct cli *cli)
 		status = dovetail_set(cli->replica, cli_mailbox(cli), name, data, size);
 		ret = status != DOVETAIL_OK ? cli_fail(cli, status, cli->args[0]) : cli_sync(cli, CLI_TO_WRITE, NULL);
 	}
+	if (ret == CLI_OK)
+		ret = check_sent(cli, name, cli->args[0]);
 	free(data);
 	free(name);
 	return ret;
@@ -133,9 +148,14 @@ static int rm_one(struct cli *cli, const struct rm_options *options, const char 
 {
 	enum dovetail_status status;
 	char *name = cli_full_name(cli, arg);
+	int ret;
 
 	if (name == NULL)
 		return cli_fail_memory(cli);
+	if (!options->refused && (ret = cli_unlock(cli, name, true)) != CLI_OK) {
+		free(name);
+		return ret;
+	}
 	if (options->refused)
 		status = dovetail_refused_forget(cli->replica, cli_mailbox(cli), name);
 	else if (options->recursive)

@@ -29,6 +29,11 @@ const char *cli_short_name(const struct cli *cli, const char *name)
 	return name;
 }
 
+size_t cli_max_value(const struct cli *cli)
+{
+	return cli->account->sync.max_value != 0 ? cli->account->sync.max_value : 16 * 1024 * 1024;
+}
+
 const char *cli_mailbox(const struct cli *cli)
 {
 	return cli->mailbox != NULL ? cli->mailbox : "";

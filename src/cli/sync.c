@@ -105,7 +105,9 @@ static void run_progress(void *context, uint64_t entries, uint64_t bytes, uint64
 
 static void run_conflict(void *context, const struct dovetail_conflict *conflict, struct dovetail_resolution *resolution)
 {
-	static const char *const words[] = { "merged by lines", "the server's value is kept", "it is written over", "merged by keys", "" };
+	static const char *const words[] = {
+		"merged by lines", "the server's value is kept", "it is written over", "merged by keys", ""
+	};
 	struct sync_run *run = context;
 
 	cli_warn(run->cli, "%s has been changed elsewhere, too: %s", cli_short_name(run->cli, conflict->name),

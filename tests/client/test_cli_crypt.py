@@ -123,6 +123,26 @@ def test_at_a_terminal(one, two):
     assert asked(two, "correct horse", "unlock", "notes")[0] == OK
 
 
+def test_a_write_that_waits_for_the_key(one, two, server, user):
+    """A machine that does not know yet that the subtree is encrypted: nothing of it gets to the server."""
+    one.out("encrypt", "notes", *COMMAND)
+    assert two.error(LOCKED, "set", "notes/a", "the secret plaintext") == \
+        'queued, not sent: notes/a is encrypted; "dovetail unlock" opens it'
+    assert b"the secret plaintext" not in on_the_server(server, user)
+    two.out("unlock", "notes", *COMMAND)
+    two.out("sync")
+    assert one.out("get", "notes/a") == "the secret plaintext"
+
+
+def test_what_cannot_be_noted(one):
+    """Is found out before anything is encrypted."""
+    for options in (["--passphrase-command", "echo correct horse\n"], ["--passphrase-command", ""],
+                    ["--key-file", b"\xff", "--create-key-file"]):
+        error = one.error(USAGE, "encrypt", "notes", *options)
+        assert "cannot be noted in the account file" in error and "horse" not in error
+    one.error(FAILED, "secret", "list", "notes")
+
+
 def test_the_two_are_not_the_same(one):
     terminal = Terminal(one, "encrypt", "notes")
     for text in ("new passphrase", "once more"):

@@ -3,6 +3,7 @@ disks, closed files."""
 
 import contextlib
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -11,7 +12,7 @@ import threading
 
 import pytest
 
-from cli import (CONFIG, DOVETAIL, LOGIN, MASS_REMOVAL, OFFLINE, OK, PREFIX, REFUSED, SYSTEM, TLS, UNSUPPORTED, USAGE,
+from cli import (CONFIG, DOVETAIL, FAILED, LOGIN, MASS_REMOVAL, OFFLINE, OK, PREFIX, REFUSED, SYSTEM, TLS, UNSUPPORTED, USAGE,
                  Machine)
 
 
@@ -215,9 +216,30 @@ def test_many_lines_to_a_reader_that_goes(machine):
 
 def test_a_temporary_directory_that_is_not_there(machine):
     """What comes from a pipe is kept in a file."""
-    done = machine.run("import", code=None, input='{"mailbox":"","entry":"/private/a","value":"1"}\n',
-                       env={"TMPDIR": "/nowhere"})
-    assert done.returncode in (OK, SYSTEM)
+    assert machine.error(SYSTEM, "import", input='{"mailbox":"","entry":"/private/a","value":"1"}\n',
+                         env={"TMPDIR": "/nowhere"}) == "a temporary file: No such file or directory"
+
+
+def test_a_temporary_directory_that_is_full(machine):
+    """What does not fit is not taken for the end of the lines."""
+    def full():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000))
+    assert machine.error(SYSTEM, "import", input='{"mailbox":"","entry":"/private/a","value":"1"}\n' * 10000,
+                         preexec_fn=full) == "a temporary file: File too large"
+
+
+def test_a_message_is_one_write(machine):
+    """So it stays one line where several programs write into one log."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with ours, theirs:
+        machine.run("get", "nothing", code=FAILED, stderr=theirs)
+        assert ours.recv(10000) == b"dovetail: nothing: there is no such entry\n"
+
+
+def test_a_long_message_says_what_is_wrong(machine):
+    assert machine.error(USAGE, "get", "x" * 3000).endswith("xx\" is longer than 1024 octets")
+    assert machine.error(USAGE, "get", "a", "x" * 3000).endswith('xx"?; see "dovetail help get"')
 
 
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8", "de_DE.UTF-8", "xx"])
