@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from cli import CONFIG, FAILED, MASS_REMOVAL, REFUSED, SYSTEM, USAGE
+from cli import CONFIG, FAILED, MASS_REMOVAL, PREFIX, REFUSED, SYSTEM, USAGE
 from mirror import Device, until
 
 
@@ -544,6 +544,24 @@ def test_mass_removal_in_one_step_ends_a_live_mirror(pair):
     assert "60 of 61 entries would be removed" in a.words()
     assert len(b.files()) == 61
     b.end()
+
+
+def test_mass_removal_by_others_ends_a_live_mirror(pair, client, user):
+    a, b = pair
+    for n in range(60):
+        a.write("n%d" % n, "%d" % n)
+    a.write("stays", "1")
+    a.once()
+    b.begin()
+    until(lambda: len(b.files()) == 61)
+    names = b" ".join(b"%sn%d NIL" % (PREFIX.encode(), n) for n in range(60))
+    assert b" OK " in client(user).command(b'XMETASET "" (%s)' % names)[-1].line
+    assert b.process.wait(60) == MASS_REMOVAL
+    b.process = None
+    assert "60 of 61 files would be removed" in b.words()
+    assert len(b.files()) == 61
+    b.once("--yes")
+    assert set(b.files()) == {b"stays"} and len(b.trash()) == 60
 
 
 def test_reset_with_an_empty_server_needs_yes(devices, server, user):
