@@ -93,6 +93,19 @@ def test_everything(driver, stock, user, other):
     assert driver.list() == {**there, ("", B): b"mine", ("INBOX", A): b"here"}
 
 
+def test_parts_by_another_process(driver, stock, user, other):
+    other.put((A, b"1"), ("/private/vendor/u", b"2"))
+    driver.open()
+    driver.sync("r", stock, user, poll_interval=HOUR)
+    driver.state("polling")
+    with Driver(driver.directory) as second:
+        second.open(parts=[("mailbox", "", "/private/vendor/u")])
+        assert driver.wait("change")["name"] == "/private/vendor/u"
+        driver.wait("consistent")
+        assert second.list() == {("", "/private/vendor/u"): b"2"}
+    assert {e["state"] for e in driver.seen("state")} == {"connecting", "syncing", "polling"}
+
+
 def test_polls(driver, stock, user, other):
     driver.open()
     driver.sync("r", stock, user, poll_interval=50)
