@@ -20,7 +20,7 @@
 
    Threads: the library starts none of its own (libcurl may look up a host's name in one) and has no global state. A replica, its
    iterators and its sync are for one thread at a time; two replicas are independent. (curl_global_init() and sodium_init() are
-   called once, under a lock, when they are first needed.) Several processes, or several replicas in one, may open the same file: all may read and write, one at a time syncs, and
+   called once, under a lock, when they are first needed.) After fork() the child must not use what its parent has opened. Several processes, or several replicas in one, may open the same file: all may read and write, one at a time syncs, and
    the one that syncs notices what others write.
 
    Errors: functions that can fail return enum dovetail_status, and dovetail_error() has one line of text on what
@@ -52,7 +52,7 @@ enum dovetail_status {
 	DOVETAIL_LIMIT,
 	/* another process syncs this replica, or its file was locked for longer than the time-out */
 	DOVETAIL_BUSY,
-	/* the replica's file: cannot be opened, not ours, damaged, newer than this library */
+	/* the replica's file: cannot be opened, not ours, damaged, newer than this library, removed or replaced while it was open */
 	DOVETAIL_REPLICA,
 	/* memory, disk, a failed system call */
 	DOVETAIL_SYSTEM,
@@ -103,7 +103,7 @@ void dovetail_close(struct dovetail *replica);
    NULL. */
 const char *dovetail_error(const struct dovetail *replica);
 
-/* What the replica covers. A part is an entry and all below it, in one scope. */
+/* What the replica covers. A part is an entry and all below it, in one scope. A mailbox that does not exist is empty, until it is made. */
 enum dovetail_scope {
 	/* the account ("") or one mailbox, as .mailbox says */
 	DOVETAIL_SCOPE_MAILBOX = 0,
@@ -372,7 +372,7 @@ int dovetail_sync_fd(const struct dovetail_sync *sync);
 /* ms until dispatch() has to be called though the fd is not readable; -1: never. Ask again after each dispatch() and after each write. */
 int dovetail_sync_timeout(const struct dovetail_sync *sync);
 /* OK: go on, errors that may pass are told by the state callback and tried again. Others: it has ended (DOVETAIL_STATE_FAILED): login refused,
-   certificate wrong, not supported, replica broken, mass removal, a limit, a mailbox of the parts that does not exist or may not be read
+   certificate wrong, not supported, replica broken, mass removal, a limit, a mailbox of the parts that cannot be one or may not be read
    (REFUSED). Calling it again starts anew. */
 enum dovetail_status dovetail_sync_dispatch(struct dovetail_sync *sync);
 /* Tries now, not when the backoff or the poll interval is over: the network is back, the laptop woke up, the user asks. If connected,

@@ -1,7 +1,8 @@
 /* Opens and closes a replica: the file, its schema and the settings of connections. Owns struct dovetail.
 
    A new replica is made whole beside its place and linked there, so that there never is half of one. The file is never opened here
-   but by SQLite: closing any descriptor on it would drop the POSIX locks that SQLite holds for other handles of the process. */
+   but by SQLite: closing any descriptor on it would drop the POSIX locks that SQLite holds for other handles of the process. One that was
+   removed while it was open, or whose process was killed, may have left its WAL, which SQLite would take for the new one's. */
 
 #include "crypt.h"
 #include "replica-private.h"
@@ -12,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -202,24 +204,49 @@ static enum dovetail_status write_new(struct dovetail *replica, const char *path
 	return status;
 }
 
-/* The place in the directory is durable, too */
-static void sync_dir(const char *path)
+/* What a removed one has left. */
+static enum dovetail_status remove_left(struct dovetail *replica)
 {
-	char *dir = strdup(path);
-	int fd;
+	static const char *const ends[] = { "-wal", "-shm", "-journal" };
+	enum dovetail_status status = DOVETAIL_OK;
+	char *path;
+	size_t i;
 
-	if (dir == NULL)
-		return;
-	strrchr(dir, '/')[1] = '\0';
-	fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd != -1) {
-		(void)fsync(fd);
-		(void)close(fd);
+	for (i = 0; i < sizeof(ends) / sizeof(ends[0]) && status == DOVETAIL_OK; i++) {
+		if (asprintf(&path, "%s%s", replica->path, ends[i]) < 0)
+			return replica_no_memory(replica);
+		if (unlink(path) < 0 && errno != ENOENT)
+			status = replica_fail(replica, DOVETAIL_REPLICA, "%s: remove: %s", path, strerror(errno));
+		free(path);
 	}
-	free(dir);
+	return status;
 }
 
-static enum dovetail_status place_new(struct dovetail *replica, const unsigned char *data, size_t size)
+/* Others that make one here at the same moment wait, so that nobody removes the WAL of the one that has just been made. */
+static enum dovetail_status lock_dir(struct dovetail *replica, int *fd_r)
+{
+	const struct timespec pause = { 0, 10 * 1000 * 1000 };
+	char *dir = strdup(replica->path);
+	int tries;
+
+	if (dir == NULL)
+		return replica_no_memory(replica);
+	strrchr(dir, '/')[1] = '\0';
+	*fd_r = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	free(dir);
+	if (*fd_r == -1)
+		return fail_errno(replica, DOVETAIL_REPLICA, "create");
+	for (tries = 0; flock(*fd_r, LOCK_EX | LOCK_NB) < 0; tries++) {
+		if (errno != EWOULDBLOCK && errno != EINTR)
+			return fail_errno(replica, DOVETAIL_SYSTEM, "lock the directory");
+		if (tries == REPLICA_BUSY_TIMEOUT / 10)
+			return replica_fail(replica, DOVETAIL_BUSY, "%s: its directory is locked", replica->path);
+		(void)nanosleep(&pause, NULL);
+	}
+	return DOVETAIL_OK;
+}
+
+static enum dovetail_status link_new(struct dovetail *replica, const unsigned char *data, size_t size)
 {
 	enum dovetail_status status;
 	uint64_t random;
@@ -230,13 +257,31 @@ static enum dovetail_status place_new(struct dovetail *replica, const unsigned c
 	if (asprintf(&path, "%s-new-%016llx", replica->path, (unsigned long long)random) < 0)
 		return replica_no_memory(replica);
 	status = write_new(replica, path, data, size);
-	/* Another process may have been faster: then its file is as good */
+	if (status == DOVETAIL_OK)
+		status = remove_left(replica);
 	if (status == DOVETAIL_OK && link(path, replica->path) < 0 && errno != EEXIST)
 		status = fail_errno(replica, DOVETAIL_REPLICA, "create");
 	(void)unlink(path);
-	if (status == DOVETAIL_OK)
-		sync_dir(replica->path);
 	free(path);
+	return status;
+}
+
+static enum dovetail_status place_new(struct dovetail *replica, const unsigned char *data, size_t size)
+{
+	enum dovetail_status status;
+	int dir_fd = -1;
+
+	status = lock_dir(replica, &dir_fd);
+	if (status == DOVETAIL_OK) {
+		/* Another process may have been faster: then its file is as good */
+		status = check_file(replica);
+		if (status == DOVETAIL_NOT_FOUND)
+			status = link_new(replica, data, size);
+		/* The place in the directory is durable, too */
+		(void)fsync(dir_fd);
+	}
+	if (dir_fd != -1)
+		(void)close(dir_fd);
 	return status;
 }
 

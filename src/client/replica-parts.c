@@ -226,6 +226,7 @@ enum dovetail_status dovetail_set_parts(struct dovetail *replica, const struct d
 	struct dovetail_part *copy = NULL;
 	enum dovetail_status status;
 	size_t copy_count;
+	bool changed;
 
 	if (parts == NULL || count < 1 || count > REPLICA_PARTS_MAX)
 		return replica_fail(replica, DOVETAIL_INVALID, "1 to %d parts are possible", REPLICA_PARTS_MAX);
@@ -244,8 +245,12 @@ enum dovetail_status dovetail_set_parts(struct dovetail *replica, const struct d
 		copy = NULL;
 		status = parts_store(replica);
 	}
+	changed = copy == NULL;
 	parts_free(copy, copy == NULL ? 0 : copy_count);
-	return replica_end(replica, status);
+	status = replica_end(replica, status);
+	if (status == DOVETAIL_OK && changed)
+		replica_wake(replica);
+	return status;
 }
 
 enum dovetail_status
@@ -273,12 +278,14 @@ replica_watch_parts(struct dovetail *replica, const struct dovetail_part **parts
 		parts_copy(replica, *parts_r, *count_r, &replica->watched, &replica->watched_count);
 }
 
-enum dovetail_status replica_parts_check(struct dovetail *replica, bool position)
+/* position: of a server that tells positions */
+static enum dovetail_status parts_are_watched(struct dovetail *replica, bool position, bool *same_r)
 {
 	const char *mark, *partial;
 	struct replica_meta meta;
 	enum dovetail_status status;
 
+	*same_r = true;
 	if (replica->watched == NULL)
 		return DOVETAIL_OK;
 	status = replica_meta_get(replica, &meta);
@@ -287,7 +294,30 @@ enum dovetail_status replica_parts_check(struct dovetail *replica, bool position
 	if (status != DOVETAIL_OK)
 		return status;
 	/* changes, but since when? The mark is gone with the parts, though these may be the same again. */
-	if (parts_same(replica, replica->watched, replica->watched_count) && !(position && *mark == '\0' && !meta.snapshot))
-		return DOVETAIL_OK;
-	return replica_fail(replica, DOVETAIL_BUSY, "what the replica covers has been changed meanwhile");
+	*same_r = parts_same(replica, replica->watched, replica->watched_count) && !(position && *mark == '\0' && !meta.snapshot);
+	return DOVETAIL_OK;
+}
+
+enum dovetail_status replica_parts_check(struct dovetail *replica, bool position)
+{
+	enum dovetail_status status;
+	bool same;
+
+	status = parts_are_watched(replica, position, &same);
+	return status != DOVETAIL_OK || same ? status :
+		replica_fail(replica, DOVETAIL_BUSY, "what the replica covers has been changed meanwhile");
+}
+
+enum dovetail_status replica_watch_check(struct dovetail *replica, bool position, bool *same_r)
+{
+	enum dovetail_status status;
+
+	*same_r = false;
+	status = replica_begin(replica, false);
+	if (status != DOVETAIL_OK)
+		return status;
+	status = replica_parts_load(replica);
+	if (status == DOVETAIL_OK)
+		status = parts_are_watched(replica, position, same_r);
+	return replica_end(replica, status);
 }

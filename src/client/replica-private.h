@@ -7,6 +7,7 @@
    replica-sql.c      statements, errors of SQLite, transactions, the meta row
    replica-open.c     opening, the schema, closing
    replica-sync.c     who syncs; the wake file
+   replica-position.c positions, the mark
    replica-parts.c    what is covered
    replica-read.c     get, iterators, counts
    replica-write.c    change sets of the user
@@ -75,6 +76,8 @@ struct dovetail {
 	/* staged, not yet in the file */
 	struct replica_staged *staged;
 	size_t staged_count, staged_allocated, staged_bytes;
+	/* what is in the file since the last PARTIAL marker is to go before anything is added: replica_stage_drop() has failed */
+	bool drop_due;
 
 	/* as of the last parts_load() */
 	struct dovetail_part *parts;
@@ -158,7 +161,7 @@ enum dovetail_status replica_connect(struct dovetail *replica, bool readonly, sq
 
 /* -- replica-sync.c */
 enum dovetail_status replica_wake_open(struct dovetail *replica);
-/* Tells the handle that syncs that there is something in the queue. */
+/* Tells the handle that syncs that there is something in the queue, or that there are other parts. */
 void replica_wake(struct dovetail *replica);
 
 /* -- replica-parts.c */
@@ -217,7 +220,5 @@ replica_solve(struct dovetail *replica, struct replica_set_memory *set, enum dov
 /* A set that is given out, for the first time or again on a newer state. Encrypted values are encoded anew, so that they are numbered in the order in which they
    go out: one that has been on the server meanwhile, and comes again, would look like an old one to others. LOCKED (without a text). */
 enum dovetail_status replica_set_encode_again(struct dovetail *replica, struct replica_set_memory *set, bool *changed_r);
-/* "(epoch modseq" and what follows. false: not that. */
-bool replica_position_parse(const char *text, uint32_t *epoch_r, uint64_t *modseq_r);
 
 #endif

@@ -29,15 +29,15 @@ bool replica_is_pending(struct dovetail *replica, const char *mailbox, const cha
 /* Given again as it is, "" or a position in condition_r; false: only after the next marker. */
 static bool set_condition(const struct replica_set_memory *set, const struct replica_meta *meta, char *condition_r, size_t size)
 {
-	uint64_t modseq = meta->modseq, old_modseq;
-	uint32_t old_epoch;
+	uint64_t modseq = meta->modseq;
+	struct replica_position old;
 	size_t i, left = 0;
 
 	if (meta->epoch == 0) {
 		*condition_r = '\0';
 		return true;
 	}
-	if (set->flight == 1 && replica_position_parse(set->condition, &old_epoch, &old_modseq) && old_epoch == meta->epoch) {
+	if (set->flight == 1 && replica_position_parse(set->condition, false, &old) && old.epoch == meta->epoch) {
 		for (i = 0; i < set->count && !set->items[i].rebased; i++) ;
 		if (i == set->count) {
 			(void)snprintf(condition_r, size, "%s", set->condition);
@@ -292,15 +292,16 @@ replica_queue_next(struct dovetail *replica, int64_t after, enum dovetail_rule r
 
 /* Its values are the server's now. */
 static enum dovetail_status
-set_done(struct dovetail *replica, const struct replica_set_memory *set, uint32_t epoch, uint64_t modseq)
+set_done(struct dovetail *replica, const struct replica_set_memory *set, const struct replica_position *position)
 {
+	uint64_t modseq = position->modseq;
 	enum dovetail_status status;
 	struct replica_meta meta;
 	size_t i;
 
 	status = replica_meta_get(replica, &meta);
 	/* A history that we do not know: a state of it is needed */
-	if (status == DOVETAIL_OK && epoch != meta.epoch) {
+	if (status == DOVETAIL_OK && position->epoch != meta.epoch) {
 		modseq = 0;
 		status = replica_run(replica, "acknowledge", "UPDATE meta SET need_state = 1", "");
 	}
@@ -341,11 +342,10 @@ static enum dovetail_status set_end(struct dovetail *replica, struct replica_set
 	return replica_end(replica, status);
 }
 
-static enum dovetail_status position_get(struct dovetail *replica, const char *pos, uint32_t *epoch_r, uint64_t *modseq_r)
+static enum dovetail_status position_get(struct dovetail *replica, const char *pos, struct replica_position *position_r)
 {
-	*epoch_r = 0;
-	*modseq_r = 0;
-	if (*pos != '\0' && !replica_position_parse(pos, epoch_r, modseq_r))
+	memset(position_r, 0, sizeof(*position_r));
+	if (*pos != '\0' && !replica_position_parse(pos, false, position_r))
 		return replica_fail(replica, DOVETAIL_PROTOCOL, "\"%.100s\" is no position", pos);
 	return DOVETAIL_OK;
 }
@@ -354,15 +354,14 @@ enum dovetail_status replica_queue_done(struct dovetail *replica, int64_t id, co
 {
 	struct replica_set_memory *set;
 	enum dovetail_status status;
-	uint32_t epoch;
-	uint64_t modseq;
+	struct replica_position position;
 
-	status = position_get(replica, pos, &epoch, &modseq);
+	status = position_get(replica, pos, &position);
 	if (status == DOVETAIL_OK)
 		status = set_begin(replica, id, &set);
 	if (status != DOVETAIL_OK)
 		return status;
-	return set_end(replica, set, set_done(replica, set, epoch, modseq));
+	return set_end(replica, set, set_done(replica, set, &position));
 }
 
 /* What the server has for this write, by what it has shown. */
@@ -397,18 +396,17 @@ replica_queue_modified(struct dovetail *replica, int64_t id, const char *pos, co
 {
 	struct replica_set_memory *set;
 	enum dovetail_status status;
-	uint32_t epoch;
-	uint64_t modseq;
+	struct replica_position position;
 	size_t i;
 
-	status = position_get(replica, pos, &epoch, &modseq);
+	status = position_get(replica, pos, &position);
 	if (status == DOVETAIL_OK)
 		status = set_begin(replica, id, &set);
 	if (status != DOVETAIL_OK)
 		return status;
 	for (i = 0; i < set->count && item_is_there(&set->items[i], theirs, count); i++) ;
 	if (i == set->count)
-		return set_end(replica, set, set_done(replica, set, epoch, modseq));
+		return set_end(replica, set, set_done(replica, set, &position));
 	status = replica_run(replica, "send", "UPDATE change_set SET version = version + 1, flight = 2 WHERE id = ?1", "i", id);
 	if (status == DOVETAIL_OK)
 		status = replica_run(replica, "send", "UPDATE meta SET need_state = 1", "");

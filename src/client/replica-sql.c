@@ -206,9 +206,14 @@ enum dovetail_status replica_end(struct dovetail *replica, enum dovetail_status 
 enum dovetail_status replica_begin(struct dovetail *replica, bool write)
 {
 	enum dovetail_status status;
+	int moved = 0;
 
 	if (write && (replica->flags & DOVETAIL_OPEN_READONLY) != 0)
 		return replica_fail(replica, DOVETAIL_INVALID, "%s is open for reading only", replica->path);
+	/* What is written into a file without a name is lost; and the WAL may be another's by now */
+	(void)sqlite3_file_control(replica->db, "main", SQLITE_FCNTL_HAS_MOVED, &moved);
+	if (moved != 0)
+		return replica_fail(replica, DOVETAIL_REPLICA, "%s was removed or replaced while it was open", replica->path);
 	status = write ? replica_run(replica, "begin", "BEGIN IMMEDIATE", "") : replica_run(replica, "begin", "BEGIN", "");
 	if (status == DOVETAIL_OK) {
 		status = replica_codec_refresh(replica);

@@ -3,7 +3,6 @@
 
 #include "replica-private.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -14,58 +13,6 @@ struct replica_staged {
 	const char *mailbox, *wire;
 	struct replica_value value;
 };
-
-/* -- positions */
-
-static bool parse_number(const char **text, uint64_t max, uint64_t *number_r)
-{
-	char *end;
-
-	if (**text < '1' || **text > '9')
-		return false;
-	errno = 0;
-	*number_r = strtoull(*text, &end, 10);
-	*text = end;
-	return errno == 0 && *number_r <= max;
-}
-
-bool replica_position_parse(const char *text, uint32_t *epoch_r, uint64_t *modseq_r)
-{
-	uint64_t epoch;
-
-	if (*text++ != '(' || !parse_number(&text, UINT32_MAX, &epoch) || *text++ != ' ' ||
-	    !parse_number(&text, INT64_MAX, modseq_r) || (*text != ')' && *text != ' '))
-		return false;
-	*epoch_r = epoch;
-	return strchr(text, ')') != NULL && strchr(text, ')')[1] == '\0';
-}
-
-enum dovetail_status replica_get_mark(struct dovetail *replica, const char **mark_r, const char **partial_r)
-{
-	enum dovetail_status status;
-	const char *mark, *partial;
-	sqlite3_stmt *stmt;
-	char *p;
-
-	*mark_r = *partial_r = "";
-	stmt = replica_query(replica, "SELECT mark, partial FROM meta WHERE one = 1", "");
-	status = replica_step(replica, stmt, "read the mark");
-	if (status == DOVETAIL_NOT_FOUND)
-		return replica_fail(replica, DOVETAIL_REPLICA, "%s is damaged: the state's row is missing", replica->path);
-	if (status != DOVETAIL_OK)
-		return status;
-	mark = (const char *)sqlite3_column_text(stmt, 0);
-	partial = (const char *)sqlite3_column_text(stmt, 1);
-	p = replica_holder_get(&replica->mark, strlen(mark) + strlen(partial) + 2);
-	if (p != NULL) {
-		*mark_r = strcpy(p, mark);
-		*partial_r = strcpy(p + strlen(mark) + 1, partial);
-	} else {
-		status = replica_no_memory(replica);
-	}
-	(void)sqlite3_reset(stmt);
-	return status;
-}
 
 /* -- staging */
 
@@ -87,10 +34,19 @@ void replica_stage_free(struct dovetail *replica)
 	replica->staged_allocated = 0;
 }
 
-/* In a transaction. The buffer is cleared by the caller, after the commit. */
+/* In a transaction. */
+static enum dovetail_status drop(struct dovetail *replica)
+{
+	enum dovetail_status status;
+
+	status = replica_run(replica, "drop", "DELETE FROM stage WHERE id > (SELECT partial_id FROM meta)", "");
+	return status != DOVETAIL_OK ? status : replica_run(replica, "drop", "UPDATE meta SET snapshot = 0 WHERE partial = ''", "");
+}
+
+/* In a transaction. */
 static enum dovetail_status buffer_store(struct dovetail *replica)
 {
-	enum dovetail_status status = DOVETAIL_OK;
+	enum dovetail_status status = replica->drop_due ? drop(replica) : DOVETAIL_OK;
 	size_t i;
 
 	for (i = 0; i < replica->staged_count && status == DOVETAIL_OK; i++) {
@@ -103,6 +59,13 @@ static enum dovetail_status buffer_store(struct dovetail *replica)
 	return status;
 }
 
+/* After the commit. */
+static void buffer_stored(struct dovetail *replica)
+{
+	replica->drop_due = false;
+	buffer_clear(replica);
+}
+
 static enum dovetail_status buffer_flush(struct dovetail *replica)
 {
 	enum dovetail_status status;
@@ -113,7 +76,7 @@ static enum dovetail_status buffer_flush(struct dovetail *replica)
 	if (status == DOVETAIL_OK)
 		status = replica_end(replica, buffer_store(replica));
 	if (status == DOVETAIL_OK)
-		buffer_clear(replica);
+		buffer_stored(replica);
 	return status;
 }
 
@@ -169,16 +132,18 @@ enum dovetail_status replica_stage_snapshot(struct dovetail *replica)
 	status = replica_run(replica, "stage", "DELETE FROM stage", "");
 	if (status == DOVETAIL_OK)
 		status = replica_run(replica, "stage", "UPDATE meta SET partial = '', partial_id = 0, snapshot = 1", "");
-	return replica_end(replica, status);
+	status = replica_end(replica, status);
+	if (status == DOVETAIL_OK)
+		replica->drop_due = false;
+	return status;
 }
 
 enum dovetail_status replica_stage_partial(struct dovetail *replica, const char *mark)
 {
 	enum dovetail_status status;
-	uint32_t epoch;
-	uint64_t modseq;
+	struct replica_position position;
 
-	if (!replica_position_parse(mark, &epoch, &modseq))
+	if (!replica_position_parse(mark, true, &position))
 		return replica_fail(replica, DOVETAIL_PROTOCOL, "\"%.100s\" is no mark", mark);
 	status = replica_begin(replica, true);
 	if (status != DOVETAIL_OK)
@@ -194,7 +159,7 @@ enum dovetail_status replica_stage_partial(struct dovetail *replica, const char 
 	}
 	status = replica_end(replica, status);
 	if (status == DOVETAIL_OK)
-		buffer_clear(replica);
+		buffer_stored(replica);
 	return status;
 }
 
@@ -204,18 +169,18 @@ enum dovetail_status replica_stage_drop(struct dovetail *replica)
 	int64_t any;
 
 	buffer_clear(replica);
+	replica->drop_due = true;
 	/* Most often there is nothing: no need to write */
 	status = replica_number(replica, "drop", &any, "SELECT (snapshot = 1 AND partial = '') OR"
 		" EXISTS(SELECT 1 FROM stage WHERE id > meta.partial_id) FROM meta WHERE one = 1", "");
-	if (status != DOVETAIL_OK || any == 0)
-		return status;
-	status = replica_begin(replica, true);
-	if (status != DOVETAIL_OK)
-		return status;
-	status = replica_run(replica, "drop", "DELETE FROM stage WHERE id > (SELECT partial_id FROM meta)", "");
+	if (status == DOVETAIL_OK && any != 0) {
+		status = replica_begin(replica, true);
+		if (status == DOVETAIL_OK)
+			status = replica_end(replica, drop(replica));
+	}
 	if (status == DOVETAIL_OK)
-		status = replica_run(replica, "drop", "UPDATE meta SET snapshot = 0 WHERE partial = ''", "");
-	return replica_end(replica, status);
+		replica->drop_due = false;
+	return status;
 }
 
 /* -- what has changed */
@@ -332,8 +297,7 @@ enum dovetail_status replica_changed_next(struct dovetail *replica, struct dovet
 
 struct swap {
 	struct replica_meta before;
-	uint32_t epoch;
-	uint64_t modseq;
+	struct replica_position to;
 	/* There were no entries: nothing to compare with, and what came needs no list of its own, the ids say it */
 	bool fresh;
 	int64_t fresh_first, fresh_last;
@@ -453,7 +417,7 @@ apply_value(struct dovetail *replica, const struct swap *swap, const char *mailb
 		"INSERT INTO entry(mailbox, wire, name, hidden, kind, modseq, size, value) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
 		" ON CONFLICT(mailbox, wire) DO UPDATE SET name = excluded.name, hidden = excluded.hidden, kind = excluded.kind,"
 		" modseq = excluded.modseq, size = excluded.size, value = excluded.value",
-		"tttiiiiv", mailbox, wire, name, (int64_t)coded.hidden, (int64_t)value->kind, (int64_t)swap->modseq,
+		"tttiiiiv", mailbox, wire, name, (int64_t)coded.hidden, (int64_t)value->kind, (int64_t)swap->to.modseq,
 		(int64_t)value->size, value);
 }
 
@@ -485,7 +449,7 @@ static enum dovetail_status apply_row(struct dovetail *replica, struct swap *swa
 		return status;
 	found = status == DOVETAIL_OK;
 	/* Our own write of later than this state, which comes with a later marker */
-	if (found && swap->epoch == swap->before.epoch && (uint64_t)sqlite3_column_int64(old, 6) > swap->modseq) {
+	if (found && swap->to.epoch == swap->before.epoch && (uint64_t)sqlite3_column_int64(old, 6) > swap->to.modseq) {
 		(void)sqlite3_reset(old);
 		return DOVETAIL_OK;
 	}
@@ -553,7 +517,7 @@ static enum dovetail_status remove_not_staged(struct dovetail *replica, uint64_t
 static enum dovetail_status swap_snapshot(struct dovetail *replica, const struct swap *swap, uint64_t max_removals)
 {
 	/* Entries with a later modseq are our own writes, see apply_row() */
-	uint64_t newest = swap->epoch == swap->before.epoch && swap->epoch != 0 ? swap->modseq : INT64_MAX;
+	uint64_t newest = swap->to.epoch == swap->before.epoch && swap->to.epoch != 0 ? swap->to.modseq : INT64_MAX;
 	enum dovetail_status status;
 	int64_t removals;
 
@@ -589,8 +553,8 @@ static enum dovetail_status swap_in(struct dovetail *replica, struct swap *swap,
 	if (swap->before.snapshot)
 		status = swap_snapshot(replica, swap, max_removals);
 	/* Positions of another epoch say nothing */
-	if (status == DOVETAIL_OK && swap->epoch != swap->before.epoch)
-		status = replica_run(replica, "apply", "UPDATE entry SET modseq = ?1 WHERE modseq > ?1", "i", (int64_t)swap->modseq);
+	if (status == DOVETAIL_OK && swap->to.epoch != swap->before.epoch)
+		status = replica_run(replica, "apply", "UPDATE entry SET modseq = ?1 WHERE modseq > ?1", "i", (int64_t)swap->to.modseq);
 	if (status == DOVETAIL_OK)
 		status = apply_staged(replica, swap);
 	if (status == DOVETAIL_OK)
@@ -598,7 +562,7 @@ static enum dovetail_status swap_in(struct dovetail *replica, struct swap *swap,
 	if (status == DOVETAIL_OK) {
 		status = replica_run(replica, "apply",
 			"UPDATE meta SET mark = ?1, epoch = ?2, modseq = ?3, synced_at = ?4, partial = '', partial_id = 0,"
-			" snapshot = 0, need_state = 0", "tiii", mark, (int64_t)swap->epoch, (int64_t)swap->modseq,
+			" snapshot = 0, need_state = 0", "tiii", mark, (int64_t)swap->to.epoch, (int64_t)swap->to.modseq,
 			(int64_t)time(NULL));
 	}
 	return status;
@@ -607,11 +571,11 @@ static enum dovetail_status swap_in(struct dovetail *replica, struct swap *swap,
 enum dovetail_status
 replica_stage_consistent(struct dovetail *replica, const char *mark, uint64_t max_removals, bool *reset_r)
 {
-	struct swap swap = { .epoch = 0 };
+	struct swap swap = { .to = { .epoch = 0 } };
 	enum dovetail_status status;
 
 	*reset_r = false;
-	if (*mark != '\0' && !replica_position_parse(mark, &swap.epoch, &swap.modseq))
+	if (*mark != '\0' && !replica_position_parse(mark, true, &swap.to))
 		return replica_fail(replica, DOVETAIL_PROTOCOL, "\"%.100s\" is no mark", mark);
 	if (replica->staged_bytes > REPLICA_STAGE_BUFFER / 2) {
 		status = buffer_flush(replica);
@@ -628,7 +592,7 @@ replica_stage_consistent(struct dovetail *replica, const char *mark, uint64_t ma
 	/* On failure it stays staged, in memory */
 	if (status != DOVETAIL_OK)
 		return status;
-	buffer_clear(replica);
+	buffer_stored(replica);
 	if (swap.fresh_first != 0) {
 		replica->fresh_told = swap.fresh_first - 1;
 		replica->fresh_last = swap.fresh_last;

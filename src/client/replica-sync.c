@@ -1,5 +1,5 @@
 /* Which handle syncs, and how it learns that others have written. Both by a small file beside the replica, PATH-wake: the handle that syncs
-   has a flock() on it, and who has put something into the queue writes to it, which inotify tells. */
+   has a flock() on it, and who has put something into the queue, or has set other parts, writes to it, which inotify tells. */
 
 #include "replica-private.h"
 

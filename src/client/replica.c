@@ -83,18 +83,32 @@ static const char *name_problem(const char *name, bool part)
 	return NULL;
 }
 
+/* Not by the locale */
+static void name_lower(char *name)
+{
+	for (; *name != '\0'; name++) {
+		if (*name >= 'A' && *name <= 'Z')
+			*name += 'a' - 'A';
+	}
+}
+
+bool replica_name_normalise(char *name)
+{
+	if (name_problem(name, false) != NULL)
+		return false;
+	name_lower(name);
+	return true;
+}
+
 enum dovetail_status
 replica_name(struct dovetail *replica, const char *name, bool part, char *name_r, enum dovetail_status status)
 {
 	const char *problem = name == NULL ? "is missing" : name_problem(name, part);
-	size_t i;
 
 	if (problem != NULL)
 		return replica_fail(replica, status, "entry name \"%.200s\" %s", name == NULL ? "" : name, problem);
-	/* Not by the locale */
-	for (i = 0; name[i] != '\0'; i++)
-		name_r[i] = name[i] >= 'A' && name[i] <= 'Z' ? name[i] - 'A' + 'a' : name[i];
-	name_r[i] = '\0';
+	strcpy(name_r, name);
+	name_lower(name_r);
 	return DOVETAIL_OK;
 }
 

@@ -17,9 +17,16 @@ enum dovetail_status replica_fail(struct dovetail *replica, enum dovetail_status
    not ended left behind is dropped (as stage_drop()), and the queue waits for a consistent state. */
 enum dovetail_status replica_sync_begin(struct dovetail *replica);
 void replica_sync_end(struct dovetail *replica);
-/* Becomes readable when any handle (this one, too) may have written to the queue; -1: no such thing, ask now and then. Same fd until end. */
+/* Becomes readable when any handle (this one, too) may have written to the queue or set the parts; -1: no such thing, ask now and then. Same fd until end. */
 int replica_sync_fd(struct dovetail *replica);
 void replica_sync_fd_clear(struct dovetail *replica);
+
+/* "(epoch modseq)", or as a mark "(epoch modseq watch)", and nothing else. false: not that. */
+struct replica_position {
+	uint32_t epoch;
+	uint64_t modseq;
+};
+bool replica_position_parse(const char *text, bool mark, struct replica_position *position_r);
 
 /* ---- Where we are ---- A mark as on the wire, e.g. "(123 4 0f0f0f0f0f0f0f0f)"; "" if none: begin with stage_snapshot(). The partial mark belongs
    to what has been staged up to a PARTIAL marker; if it is not "", resume from it (SINCE), without stage_snapshot(). Valid until the next call of
@@ -30,9 +37,14 @@ enum dovetail_status replica_get_mark(struct dovetail *replica, const char **mar
    consistent() are BUSY, and it has to be asked again: a state without what is newly covered would look complete. */
 enum dovetail_status
 replica_watch_parts(struct dovetail *replica, const struct dovetail_part **parts_r, size_t *count_r);
+/* Are they still what the replica covers, and is the mark there? position: the server tells positions. */
+enum dovetail_status replica_watch_check(struct dovetail *replica, bool position, bool *same_r);
 /* Is the entry in one of the parts? The mailbox the other one, or below it? Names in UTF-8, INBOX and entries as they are kept: in one case of letters. */
 bool replica_parts_cover(const struct dovetail *replica, const char *mailbox, const char *name);
 bool replica_mailbox_is_below(const char *mailbox, const char *parent);
+
+/* Is it a valid entry name? It is made lower-case. */
+bool replica_name_normalise(char *name);
 
 /* ---- What comes ---- Staged on disk in bounded memory, seen by nobody until consistent(). */
 enum replica_kind { REPLICA_VALUE, REPLICA_REMOVED, REPLICA_NOT_HERE };

@@ -443,11 +443,14 @@ bool sync_fallback_tagged(struct dovetail_sync *sync, struct sync_command *comma
 
 void sync_fallback_go(struct dovetail_sync *sync, bool look)
 {
+	bool changed;
+
 	if (sync->fallback.step != SYNC_FALLBACK_REST)
 		return;
-	if (sync_may_write(sync))
+	changed = sync_parts_changed(sync);
+	if (!changed && sync_may_write(sync))
 		compare_begins(sync);
-	else if (look || sync_now() >= sync->next_poll)
+	else if (changed || look || sync_now() >= sync->next_poll)
 		look_begins(sync);
 }
 

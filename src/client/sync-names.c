@@ -1,5 +1,5 @@
-/* Names and positions as the server writes them: mailboxes in modified UTF-7 (RFC 3501 section 5.1.3; the sync never does ENABLE
-   UTF8=ACCEPT, so servers keep to it), entries in lower case, marks. Pure functions; what they return is the caller's. */
+/* Names of mailboxes as the server writes them, in modified UTF-7 (RFC 3501 section 5.1.3; the sync never does ENABLE UTF8=ACCEPT, so servers
+   keep to it). Pure functions; what they return is the caller's. */
 
 #include <errno.h>
 #include <stdlib.h>
@@ -189,53 +189,4 @@ char *sync_mailbox_decode(const char *wire)
 	if (strcasecmp(name, "INBOX") == 0)
 		memcpy(name, "INBOX", 5);
 	return name;
-}
-
-bool sync_name_normalise(char *name)
-{
-	char *p;
-
-	for (p = name; *p != '\0'; p++) {
-		if (*p >= 'A' && *p <= 'Z')
-			*p += 'a' - 'A';
-		if (!is_direct((unsigned char)*p) || *p == '*' || *p == '%' || (*p == '/' && (p[1] == '/' || p[1] == '\0')))
-			return false;
-	}
-	return p - name <= 1024 && (strncmp(name, "/private/", 9) == 0 || strncmp(name, "/shared/", 8) == 0);
-}
-
-/* Digits up to max, without sign or space. */
-static bool number_parse(const char **text, uint64_t max, uint64_t *number_r)
-{
-	const char *p = *text;
-	uint64_t n = 0;
-
-	for (; *p >= '0' && *p <= '9'; p++) {
-		if (n > (max - (*p - '0')) / 10)
-			return false;
-		n = n * 10 + (*p - '0');
-	}
-	if (p == *text)
-		return false;
-	*text = p;
-	*number_r = n;
-	return true;
-}
-
-bool sync_position_parse(const char *text, bool with_watch, struct sync_position *position_r)
-{
-	size_t digits;
-
-	if (*text++ != '(' || !number_parse(&text, UINT32_MAX, &position_r->epoch) || position_r->epoch == 0 || *text++ != ' ' ||
-	    !number_parse(&text, INT64_MAX, &position_r->modseq))
-		return false;
-	if (with_watch) {
-		if (*text++ != ' ')
-			return false;
-		digits = strspn(text, "0123456789abcdefABCDEF");
-		if (digits < 1 || digits > 16)
-			return false;
-		text += digits;
-	}
-	return text[0] == ')' && text[1] == '\0';
 }

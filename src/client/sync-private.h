@@ -8,7 +8,7 @@
 	sync-receive.c   what the parser hears: values put together, limits; who is spoken to
 	sync-session.c   XMETASYNC and XMETASET
 	sync-fallback.c  GETMETADATA and SETMETADATA
-	sync-names.c     mailbox names, marks
+	sync-names.c     mailbox names
 	sync-once.c      the blocking loop
 
    All errors of a connection go through sync_fail(), which notes what and why; sync.c looks at it after each piece of work. */
@@ -24,13 +24,6 @@
 /* UTF-8 to modified UTF-7 and back (RFC 3501 section 5.1.3). NULL: not valid, or no memory (errno ENOMEM). Free with free(). */
 char *sync_mailbox_encode(const char *name);
 char *sync_mailbox_decode(const char *wire);
-/* name is a valid entry name but for its case; it is made lower-case. */
-bool sync_name_normalise(char *name);
-/* "(epoch modseq watch)", or without watch: the numbers. */
-struct sync_position {
-	uint64_t epoch, modseq;
-};
-bool sync_position_parse(const char *text, bool with_watch, struct sync_position *position_r);
 
 /* ---- Commands (sync-command.c) ---- */
 
@@ -151,6 +144,8 @@ struct dovetail_sync {
 	int64_t slept;
 	unsigned int backoff, write_backoff;
 	bool hurry, more;
+	/* others may have set other parts */
+	bool woken;
 	size_t unsent;
 
 	/* This connection. */
@@ -165,15 +160,15 @@ struct dovetail_sync {
 	bool consistent, connected_consistent;
 	/* something was staged since the last marker */
 	bool staged;
-	/* the XMETASYNC that was sent last begins a snapshot */
-	bool snapshot;
+	/* the XMETASYNC that was sent last begins a snapshot; a mailbox of the parts does not exist, so that one was refused */
+	bool snapshot, mailbox_missing;
 	/* [XMETASYNC RESET] since the last marker */
 	unsigned int resets;
 	/* rounds of writes of which none was accepted; what this round had; the server's word */
 	unsigned int lost_rounds;
 	bool round_won, round_lost, stuck;
 	char later_text[256];
-	struct sync_position position;
+	struct replica_position position;
 
 	/* the value that comes */
 	char *mailbox, *name;
@@ -210,6 +205,8 @@ bool sync_tell_changes(struct dovetail_sync *sync);
 bool sync_may_write(struct dovetail_sync *sync);
 /* Writes have to wait, longer each time; later_text says why. */
 void sync_write_later(struct dovetail_sync *sync);
+/* Once after each waking: has the replica other parts than the server was asked for? Then it is to be asked again. */
+bool sync_parts_changed(struct dovetail_sync *sync);
 /* There are writes that cannot be sent now, and nothing that comes from the server changes that. */
 void sync_write_stuck(struct dovetail_sync *sync);
 /* Nothing is under way, and nothing waits. */

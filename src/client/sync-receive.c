@@ -170,7 +170,7 @@ static bool handle_entry(void *context, const char *name, enum response_value ki
 	if (sync->name == NULL)
 		return sync_fail(sync, DOVETAIL_SYSTEM, true, "Out of memory");
 	/* what was not asked for is not taken */
-	sync->wanted = sync->mailbox != NULL && sync_name_normalise(sync->name) &&
+	sync->wanted = sync->mailbox != NULL && replica_name_normalise(sync->name) &&
 		replica_parts_cover(sync->replica, sync->mailbox, sync->name);
 	return kind == RESPONSE_VALUE_DATA || handle_entry_end(sync);
 }

@@ -10,6 +10,11 @@
 /* Sets that are sent without waiting for each one's answer. */
 #define ROUND_SETS 32
 #define ROUND_BYTES (512 * 1024)
+/* A bookmark that is no server's (an epoch and a token are random): answered by RESET and a snapshot. Unlike a plain snapshot it may be about
+   mailboxes that do not exist yet. */
+#define MARK_OF_NOBODY "(1 1 0)"
+/* RFC 3501: a number has 32 bits */
+#define MAXSIZE_MAX UINT32_MAX
 /* RESETs without a consistent state in between: more than happens by chance */
 #define RESETS_MAX 10
 /* rounds in a row of which others, or the server, let no write through; then writes wait */
@@ -43,8 +48,8 @@ static bool send_xmetasync(struct dovetail_sync *sync, const char *prefix)
 	const struct dovetail_part *parts;
 	const char *mark, *partial;
 	struct sync_writer *writer;
-	size_t count, i;
-	char maxsize[40];
+	size_t count, i, max_value = sync->options.max_value;
+	char maxsize[60];
 
 	if (!sync_replica_ok(sync, replica_get_mark(sync->replica, &mark, &partial)) ||
 	    !sync_replica_ok(sync, replica_watch_parts(sync->replica, &parts, &count)))
@@ -53,7 +58,9 @@ static bool send_xmetasync(struct dovetail_sync *sync, const char *prefix)
 		mark = partial;
 	/* a snapshot begins without being announced */
 	sync->snapshot = *mark == '\0';
-	if (!sync_position_parse(mark, true, &sync->position))
+	if (sync->snapshot && sync->mailbox_missing)
+		mark = MARK_OF_NOBODY;
+	if (sync->snapshot || !replica_position_parse(mark, true, &sync->position))
 		memset(&sync->position, 0, sizeof(sync->position));
 
 	writer = sync_command_begin(sync, SYNC_XMETASYNC, prefix);
@@ -63,7 +70,7 @@ static bool send_xmetasync(struct dovetail_sync *sync, const char *prefix)
 		sync_command_text(writer, mark);
 		sync_command_text(writer, " ");
 	}
-	snprintf(maxsize, sizeof(maxsize), "DEPTH infinity MAXSIZE %zu)", sync->options.max_value);
+	snprintf(maxsize, sizeof(maxsize), "DEPTH infinity MAXSIZE %zu)", max_value < MAXSIZE_MAX ? max_value : MAXSIZE_MAX);
 	sync_command_text(writer, maxsize);
 	for (i = 0; i < count; i++)
 		write_scope(writer, &parts[i]);
@@ -127,9 +134,9 @@ static bool session_reset(struct dovetail_sync *sync)
 /* A marker's position continues the one before it, or a RESET has come: else changes are missing. */
 static bool session_position(struct dovetail_sync *sync, const char *mark)
 {
-	struct sync_position position;
+	struct replica_position position;
 
-	if (!sync_position_parse(mark, true, &position))
+	if (!replica_position_parse(mark, true, &position))
 		return sync_fail(sync, DOVETAIL_PROTOCOL, false, "The server sends a bookmark that is none: \"%.100s\"", mark);
 	if (sync->position.epoch != 0 &&
 	    (position.epoch != sync->position.epoch || position.modseq < sync->position.modseq)) {
@@ -338,17 +345,17 @@ bool sync_set_refused(struct dovetail_sync *sync, struct sync_command *command, 
 
 static bool set_answered(struct dovetail_sync *sync, struct sync_command *command, const struct response_status *status)
 {
-	struct sync_position position;
+	struct replica_position position;
 	bool ours = strcmp(status->code, "XMETASET") == 0;
 
 	if (status->cond == RESPONSE_OK) {
-		if (!ours || !sync_position_parse(status->code_args, false, &position))
+		if (!ours || !replica_position_parse(status->code_args, false, &position))
 			return sync_fail(sync, DOVETAIL_PROTOCOL, false, "The server does not say where it has written");
 		sync->round_won = true;
 		return sync_replica_ok(sync, replica_queue_done(sync->replica, command->set_id, status->code_args));
 	}
 	if (ours && strncmp(status->code_args, "MODIFIED ", 9) == 0) {
-		if (!sync_position_parse(status->code_args + 9, false, &position))
+		if (!replica_position_parse(status->code_args + 9, false, &position))
 			return sync_fail(sync, DOVETAIL_PROTOCOL, false, "The server sends a position that is none");
 		sync->round_lost = true;
 		return set_modified(sync, command, status->code_args + 9);
@@ -379,6 +386,11 @@ static bool xmetasync_answered(struct dovetail_sync *sync, const struct response
 		return sync_fail(sync, DOVETAIL_NETWORK, false, "The server refuses to synchronize now: %s", status->text);
 	case SYNC_ANSWER_REFUSED:
 		break;
+	}
+	/* a mailbox that does not exist is empty, and told when it is made */
+	if (strcmp(status->code, "NONEXISTENT") == 0 && !sync->mailbox_missing) {
+		sync->mailbox_missing = true;
+		return send_xmetasync(sync, "");
 	}
 	return sync_fail(sync, status->cond == RESPONSE_BAD ? DOVETAIL_PROTOCOL : DOVETAIL_REFUSED, true,
 			 "The server refuses to synchronize: %s", status->text);
@@ -417,9 +429,13 @@ void sync_session_go(struct dovetail_sync *sync, bool probe)
 {
 	if (!sync->idling || !sync->consistent)
 		return;
-	if (sync->state != DOVETAIL_STATE_LIVE)
+	if (sync_parts_changed(sync)) {
+		sync_state(sync, DOVETAIL_STATE_SYNCING, DOVETAIL_OK, "");
+		probe = true;
+	} else if (sync->failure == DOVETAIL_OK && sync->state != DOVETAIL_STATE_LIVE) {
 		sync_state(sync, DOVETAIL_STATE_LIVE, DOVETAIL_OK, "");
-	if (sync_may_write(sync)) {
+	}
+	if (sync->state == DOVETAIL_STATE_LIVE && sync_may_write(sync)) {
 		sync->idling = sync->round_won = sync->round_lost = false;
 		sync->heard = sync_now();
 		send_round(sync, "DONE\r\n");

@@ -171,6 +171,16 @@ bool sync_may_write(struct dovetail_sync *sync)
 	return sync->failure == DOVETAIL_OK && replica_queue_count(sync->replica) > 0 && sync_now() >= sync->next_write;
 }
 
+bool sync_parts_changed(struct dovetail_sync *sync)
+{
+	bool same;
+
+	if (!sync->woken)
+		return false;
+	sync->woken = false;
+	return sync_replica_ok(sync, replica_watch_check(sync->replica, sync->phase == SYNC_PHASE_SESSION, &same)) && !same;
+}
+
 void sync_write_stuck(struct dovetail_sync *sync)
 {
 	sync->stuck = true;
@@ -308,7 +318,7 @@ static void connect_begins(struct dovetail_sync *sync)
 		return;
 	}
 	sync->phase = SYNC_PHASE_CONNECTING;
-	sync->connected_consistent = false;
+	sync->connected_consistent = sync->mailbox_missing = false;
 	sync->lost_rounds = sync->write_backoff = sync->resets = 0;
 	sync->next_write = 0;
 	sync->literal_plus = sync->literal_minus = sync->has_xmetasync = sync->has_metadata = sync->has_metadata_server = false;
@@ -427,9 +437,12 @@ static void notice_writes(struct dovetail_sync *sync)
 {
 	struct pollfd replica = { .fd = sync->replica_fd, .events = POLLIN };
 
-	if (sync->replica_fd == -1 || poll(&replica, 1, 0) <= 0)
+	if (sync->replica_fd != -1 && poll(&replica, 1, 0) <= 0)
 		return;
 	replica_sync_fd_clear(sync->replica);
+	sync->woken = true;
+	if (sync->replica_fd == -1)
+		return;
 	if (sync->stuck) {
 		sync->stuck = false;
 		sync->next_write = 0;

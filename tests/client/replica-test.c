@@ -168,6 +168,44 @@ const char *changed(struct fixture *f)
 	return f->text;
 }
 
+/* -- what goes and comes */
+
+enum dovetail_status queue_next(struct fixture *f, struct replica_set *set)
+{
+	return replica_queue_next(f->replica, 0, DOVETAIL_RULE_LINES, NULL, NULL, set);
+}
+
+int64_t next_is(struct fixture *f, const char *name, const char *value, const char *condition)
+{
+	struct replica_set set;
+
+	must(f->replica, queue_next(f, &set));
+	assert_int_equal(set.count, 1);
+	assert_string_equal(set.writes[0].name, name);
+	if (value == NULL) {
+		assert_null(set.writes[0].data);
+	} else {
+		assert_int_equal(set.writes[0].size, strlen(value));
+		assert_memory_equal(set.writes[0].data, value, strlen(value));
+	}
+	assert_string_equal(set.unchanged_since, condition);
+	return set.id;
+}
+
+void stage(struct fixture *f, const char *name, const char *value)
+{
+	must(f->replica, replica_stage(f->replica, "", name, value == NULL ? REPLICA_REMOVED : REPLICA_VALUE, value,
+				       value == NULL ? 0 : strlen(value)));
+}
+
+void consistent(struct fixture *f, const char *mark, bool reset)
+{
+	bool was_reset;
+
+	must(f->replica, replica_stage_consistent(f->replica, mark, 0, &was_reset));
+	assert_int_equal(was_reset, reset);
+}
+
 /* -- the server */
 
 void server_init(struct server *server, uint32_t epoch)

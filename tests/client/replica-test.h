@@ -77,6 +77,14 @@ void put(struct dovetail *replica, const char *mailbox, const char *name, const 
 /* What replica_changed_next() tells: "mailbox name=value;..."; "-" for removed. Lives until the next call. */
 const char *changed(struct fixture *f);
 
+/* -- what goes and comes */
+enum dovetail_status queue_next(struct fixture *f, struct replica_set *set);
+/* The next set is this one write (NULL: a removal) under this condition; its id. */
+int64_t next_is(struct fixture *f, const char *name, const char *value, const char *condition);
+/* Of the account; NULL: removed. */
+void stage(struct fixture *f, const char *name, const char *value);
+void consistent(struct fixture *f, const char *mark, bool reset);
+
 /* -- the server */
 void server_init(struct server *server, uint32_t epoch);
 void server_free(struct server *server);

@@ -1,5 +1,5 @@
 /* A process that writes, stages and acknowledges is killed with SIGKILL at random moments, again and again, on one replica: no write that it was told
-   is there is lost, no set is half there, a state is whole, and the file is sound. And a disk that is full. */
+   is there is lost, no set is half there, a state is whole, and the file is sound. And a disk that is full; a file that is removed. */
 
 #include "replica-test.h"
 
@@ -172,6 +172,66 @@ static void test_kill(void **state)
 	print_message("%u rounds; %u of %u kills were in one\n", number, between, KILLS);
 }
 
+/* -- a file that is removed */
+
+/* A process was killed, somebody has removed the replica, but not its WAL: the new one is a new one. */
+static void test_removed(void **state)
+{
+	struct fixture *f = *state;
+	struct dovetail_counts counts;
+	char value[3000], name[64], wal[320];
+	int status;
+	pid_t pid;
+
+	memset(value, 'v', sizeof(value));
+	dovetail_close(f->replica);
+	f->replica = NULL;
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		f->replica = must_open(f->path, 0);
+		for (unsigned int i = 0; i < 50; i++) {
+			(void)snprintf(name, sizeof(name), BELOW "n%u", i);
+			must(f->replica, dovetail_set(f->replica, "", name, value, sizeof(value)));
+		}
+		(void)kill(getpid(), SIGKILL);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(unlink(f->path), 0);
+	(void)snprintf(wal, sizeof(wal), "%s-wal", f->path);
+	assert_int_equal(access(wal, F_OK), 0);
+	f->replica = must_open(f->path, DOVETAIL_OPEN_CREATE);
+	must(f->replica, dovetail_get_counts(f->replica, &counts));
+	assert_int_equal(counts.entries, 0);
+	assert_int_equal(replica_queue_count(f->replica), 0);
+	set_parts(f->replica);
+	put(f->replica, "", BELOW "new", "1");
+	reopen(f);
+	assert_string_equal(get(f->replica, "", BELOW "new"), "1");
+	check_sound(f->path);
+}
+
+/* Nothing is written into a file that nobody will find again, nor past the one that is in its place. */
+static void test_removed_while_open(void **state)
+{
+	struct fixture *f = *state;
+	struct dovetail *replica;
+
+	put(f->replica, "", BELOW "a", "1");
+	assert_int_equal(unlink(f->path), 0);
+	expect(f->replica, dovetail_set(f->replica, "", BELOW "a", "2", 1), DOVETAIL_REPLICA, "was removed or replaced while it was open");
+	replica = must_open(f->path, DOVETAIL_OPEN_CREATE);
+	set_parts(replica);
+	put(replica, "", BELOW "b", "3");
+	expect(f->replica, dovetail_unset(f->replica, "", BELOW "a"), DOVETAIL_REPLICA, "was removed or replaced while it was open");
+	dovetail_close(f->replica);
+	f->replica = replica;
+	assert_string_equal(get(replica, "", BELOW "a"), "-");
+	reopen(f);
+	assert_string_equal(get(f->replica, "", BELOW "b"), "3");
+	check_sound(f->path);
+}
+
 /* -- a full disk */
 
 /* Writes until it is full: the last failure is clear, what was written before is there, and it goes on when there is room. */
@@ -247,6 +307,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_kill, fixture_setup, fixture_teardown),
+		cmocka_unit_test_setup_teardown(test_removed, fixture_setup, fixture_teardown),
+		cmocka_unit_test_setup_teardown(test_removed_while_open, fixture_setup, fixture_teardown),
 		cmocka_unit_test_setup_teardown(test_full_disk, fixture_setup, fixture_teardown),
 	};
 

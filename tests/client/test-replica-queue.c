@@ -1,4 +1,4 @@
-/* The queue, staging and conflicts, one rule at a time; the model (test-replica-model.c) mixes them. Also what encryption needs, with a codec
+/* The queue and conflicts, one rule at a time; the model (test-replica-model.c) mixes them. Also what encryption needs, with a codec
    that anybody can read. */
 
 #include "replica-test.h"
@@ -7,34 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-static enum dovetail_status next(struct fixture *f, struct replica_set *set)
-{
-	return replica_queue_next(f->replica, 0, DOVETAIL_RULE_LINES, NULL, NULL, set);
-}
-
-/* The next set is this one write under this condition. */
-static int64_t next_is(struct fixture *f, const char *name, const char *value, const char *condition)
-{
-	struct replica_set set;
-
-	must(f->replica, next(f, &set));
-	assert_int_equal(set.count, 1);
-	assert_string_equal(set.writes[0].name, name);
-	if (value == NULL) {
-		assert_null(set.writes[0].data);
-	} else {
-		assert_int_equal(set.writes[0].size, strlen(value));
-		assert_memory_equal(set.writes[0].data, value, strlen(value));
-	}
-	assert_string_equal(set.unchanged_since, condition);
-	return set.id;
-}
-
 static void none_next(struct fixture *f, unsigned int left)
 {
 	struct replica_set set;
 
-	assert_int_equal(next(f, &set), DOVETAIL_NOT_FOUND);
+	assert_int_equal(queue_next(f, &set), DOVETAIL_NOT_FOUND);
 	assert_int_equal(replica_queue_count(f->replica), left);
 }
 
@@ -91,7 +68,7 @@ static void test_later_writes(void **state)
 	put(f->replica, "", BELOW "b", "2");
 	assert_int_equal(replica_queue_count(f->replica), 2);
 	put(f->replica, "", BELOW "d", "1");
-	must(f->replica, next(f, &set));
+	must(f->replica, queue_next(f, &set));
 	assert_int_equal(set.count, 2);
 	assert_memory_equal(set.writes[0].data, "1", 1);
 	id = set.id;
@@ -123,7 +100,7 @@ static void test_two_bases(void **state)
 	/* a is known at 3, b at 1: no condition is right for both */
 	none_next(f, 1);
 	server_catch_up(f);
-	must(f->replica, next(f, &set));
+	must(f->replica, queue_next(f, &set));
 	assert_int_equal(set.count, 2);
 	assert_string_equal(set.unchanged_since, "(7 3)");
 }
@@ -360,204 +337,6 @@ static void test_begin(void **state)
 	(void)next_is(f, BELOW "a", "m", "(7 1)");
 }
 
-/* -- what comes */
-
-static void stage(struct fixture *f, const char *name, const char *value)
-{
-	must(f->replica, replica_stage(f->replica, "", name, value == NULL ? REPLICA_REMOVED : REPLICA_VALUE, value,
-				       value == NULL ? 0 : strlen(value)));
-}
-
-static void consistent(struct fixture *f, const char *mark, bool reset)
-{
-	bool was_reset;
-
-	must(f->replica, replica_stage_consistent(f->replica, mark, 0, &was_reset));
-	assert_int_equal(was_reset, reset);
-}
-
-static void test_staging(void **state)
-{
-	struct fixture *f = *state;
-	const char *mark, *partial;
-	bool reset;
-
-	must(f->replica, replica_stage_snapshot(f->replica));
-	stage(f, BELOW "a", "1");
-	stage(f, BELOW "b", "1");
-	assert_string_equal(get(f->replica, "", BELOW "a"), "-");
-	consistent(f, "(7 1 ab)", false);
-	assert_string_equal(changed(f), " a=1; b=1;");
-	must(f->replica, replica_get_mark(f->replica, &mark, &partial));
-	assert_string_equal(mark, "(7 1 ab)");
-	assert_string_equal(partial, "");
-	/* dropped, but what a PARTIAL covers */
-	stage(f, BELOW "a", "2");
-	must(f->replica, replica_stage_partial(f->replica, "(7 2 ab)"));
-	stage(f, BELOW "b", "2");
-	must(f->replica, replica_stage_drop(f->replica));
-	must(f->replica, replica_get_mark(f->replica, &mark, &partial));
-	assert_string_equal(mark, "(7 1 ab)");
-	assert_string_equal(partial, "(7 2 ab)");
-	assert_string_equal(get(f->replica, "", BELOW "a"), "1");
-	reopen(f);
-	must(f->replica, replica_sync_begin(f->replica));
-	stage(f, BELOW "c", "2");
-	consistent(f, "(7 3 ab)", false);
-	assert_string_equal(changed(f), " a=2; c=2;");
-	must(f->replica, replica_get_mark(f->replica, &mark, &partial));
-	assert_string_equal(mark, "(7 3 ab)");
-	assert_string_equal(partial, "");
-	/* removed, set back, several times in one state */
-	stage(f, BELOW "a", "3");
-	stage(f, BELOW "a", "2");
-	stage(f, BELOW "c", NULL);
-	stage(f, BELOW "d", "1");
-	stage(f, BELOW "d", NULL);
-	consistent(f, "(7 4 ab)", false);
-	assert_string_equal(changed(f), " c=-;");
-	/* what nobody has asked for */
-	stage(f, BELOW "e", "1");
-	stage(f, "/private/vendor/other", "1");
-	consistent(f, "(7 5 ab)", false);
-	assert_string_equal(changed(f), " e=1;");
-	/* what the protocol does not have */
-	assert_int_equal(replica_stage_consistent(f->replica, "(0 4 ab)", 0, &reset), DOVETAIL_PROTOCOL);
-	assert_int_equal(replica_stage_consistent(f->replica, "(7 99999999999999999999 ab)", 0, &reset), DOVETAIL_PROTOCOL);
-	assert_int_equal(replica_stage_consistent(f->replica, "(4294967296 1 ab)", 0, &reset), DOVETAIL_PROTOCOL);
-	assert_int_equal(replica_stage_partial(f->replica, ""), DOVETAIL_PROTOCOL);
-	assert_int_equal(replica_stage(f->replica, "", "/x", REPLICA_VALUE, "", 0), DOVETAIL_PROTOCOL);
-	assert_int_equal(replica_stage(f->replica, "\xff", BELOW "x", REPLICA_VALUE, "", 0), DOVETAIL_PROTOCOL);
-}
-
-/* More than is kept in memory: it is in the file, and is dropped from there, also after a crash. */
-static void test_staged_large(void **state)
-{
-	struct fixture *f = *state;
-	char *large = malloc(200001), name[64];
-	bool reset;
-
-	memset(large, 'x', 200000);
-	large[200000] = '\0';
-	server_put(&f->server, "", BELOW "a", "1");
-	server_catch_up(f);
-	(void)changed(f);
-	for (unsigned int round = 0; round < 2; round++) {
-		stage(f, BELOW "kept", "1");
-		must(f->replica, replica_stage_partial(f->replica, "(7 3 0f)"));
-		for (unsigned int i = 0; i < 5; i++) {
-			(void)snprintf(name, sizeof(name), BELOW "large%u", i);
-			stage(f, name, large);
-		}
-		if (round == 0) {
-			must(f->replica, replica_stage_drop(f->replica));
-		} else {
-			reopen(f);
-			must(f->replica, replica_sync_begin(f->replica));
-		}
-		must(f->replica, replica_stage_consistent(f->replica, "(7 4 0f)", 0, &reset));
-		assert_string_equal(changed(f), round == 0 ? " kept=1;" : "");
-		assert_string_equal(get(f->replica, "", BELOW "large0"), "-");
-	}
-	free(large);
-}
-
-static void test_snapshot(void **state)
-{
-	struct fixture *f = *state;
-	const char *mark, *partial;
-	bool reset;
-
-	server_put(&f->server, "", BELOW "a", "1");
-	server_put(&f->server, "", BELOW "b", "1");
-	server_put(&f->server, "", BELOW "c", "1");
-	server_catch_up(f);
-	(void)changed(f);
-	put(f->replica, "", BELOW "c", "mine");
-	put(f->replica, "", BELOW "d", "mine");
-	/* begun, and broken */
-	must(f->replica, replica_stage_snapshot(f->replica));
-	stage(f, BELOW "x", "1");
-	must(f->replica, replica_stage_drop(f->replica));
-	consistent(f, "(7 4 0f)", false);
-	assert_string_equal(changed(f), "");
-	/* in its place after all; a PARTIAL in it survives */
-	must(f->replica, replica_stage_snapshot(f->replica));
-	stage(f, BELOW "a", "1");
-	must(f->replica, replica_stage_partial(f->replica, "(9 1 0f)"));
-	reopen(f);
-	must(f->replica, replica_sync_begin(f->replica));
-	must(f->replica, replica_get_mark(f->replica, &mark, &partial));
-	assert_string_equal(partial, "(9 1 0f)");
-	stage(f, BELOW "e", "2");
-	/* too much of it: nothing is done, what is staged stays */
-	assert_int_equal(replica_stage_consistent(f->replica, "(9 2 0f)", 1, &reset), DOVETAIL_MASS_REMOVAL);
-	assert_string_equal(get(f->replica, "", BELOW "b"), "1");
-	assert_string_equal(changed(f), "");
-	must(f->replica, replica_stage_consistent(f->replica, "(9 2 0f)", 2, &reset));
-	assert_true(reset);
-	assert_string_equal(changed(f), " b=-; e=2;");
-	assert_string_equal(get(f->replica, "", BELOW "c"), "mine");
-	/* others have removed what I have changed: mine; d is new here as it was there */
-	assert_true(next_is(f, BELOW "c", "mine", "(9 2)") > 0);
-}
-
-/* A state that is older than an own write that was acknowledged: on two connections. */
-static void test_older_state(void **state)
-{
-	struct fixture *f = *state;
-	int64_t id;
-
-	server_put(&f->server, "", BELOW "a", "1");
-	server_catch_up(f);
-	(void)changed(f);
-	put(f->replica, "", BELOW "a", "2");
-	put(f->replica, "", BELOW "b", "2");
-	id = next_is(f, BELOW "a", "2", "(7 2)");
-	must(f->replica, replica_queue_done(f->replica, id, "(7 3)"));
-	id = next_is(f, BELOW "b", "2", "(7 2)");
-	must(f->replica, replica_queue_done(f->replica, id, "(7 4)"));
-	stage(f, BELOW "a", "1");
-	consistent(f, "(7 2 0f)", false);
-	must(f->replica, replica_stage_snapshot(f->replica));
-	stage(f, BELOW "a", "1");
-	consistent(f, "(7 2 0f)", true);
-	assert_string_equal(get(f->replica, "", BELOW "a"), "2");
-	assert_string_equal(get(f->replica, "", BELOW "b"), "2");
-	assert_string_equal(changed(f), "");
-}
-
-static void test_not_here(void **state)
-{
-	struct fixture *f = *state;
-	struct dovetail_entry entry;
-	struct replica_set set;
-
-	must(f->replica, replica_stage_snapshot(f->replica));
-	must(f->replica, replica_stage(f->replica, "", BELOW "a", REPLICA_NOT_HERE, NULL, 0));
-	consistent(f, "(7 1 0f)", false);
-	assert_string_equal(changed(f), " a=?;");
-	must(f->replica, dovetail_get(f->replica, "", BELOW "a", &entry));
-	assert_null(entry.data);
-	assert_int_equal(entry.flags, DOVETAIL_ENTRY_NOT_HERE);
-	/* a snapshot names it again: no news; a change does */
-	must(f->replica, replica_stage_snapshot(f->replica));
-	must(f->replica, replica_stage(f->replica, "", BELOW "a", REPLICA_NOT_HERE, NULL, 0));
-	consistent(f, "(7 2 0f)", true);
-	assert_string_equal(changed(f), "");
-	/* mine on it, and it has changed: there is nothing to merge with */
-	put(f->replica, "", BELOW "a", "small");
-	(void)next_is(f, BELOW "a", "small", "(7 2)");
-	must(f->replica, replica_stage(f->replica, "", BELOW "a", REPLICA_NOT_HERE, NULL, 0));
-	consistent(f, "(7 3 0f)", false);
-	(void)next_is(f, BELOW "a", "small", "(7 3)");
-	must(f->replica, replica_stage(f->replica, "", BELOW "a", REPLICA_NOT_HERE, NULL, 0));
-	consistent(f, "(7 4 0f)", false);
-	assert_int_equal(replica_queue_next(f->replica, 0, DOVETAIL_RULE_SERVER, NULL, NULL, &set), DOVETAIL_NOT_FOUND);
-	assert_int_equal(replica_queue_count(f->replica), 0);
-	assert_string_equal(changed(f), " a=?;");
-}
-
 /* A server without positions */
 static void test_fallback(void **state)
 {
@@ -771,7 +550,7 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, fixture_setup, fixture_teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(first), TEST(later_writes), TEST(two_bases), TEST(lost_answer), TEST(rules), TEST(no_conflict),
-		TEST(write_in_callback), TEST(chain), TEST(modified), TEST(modified_and_back), TEST(begin), TEST(staging), TEST(staged_large), TEST(snapshot), TEST(older_state), TEST(not_here),
+		TEST(write_in_callback), TEST(chain), TEST(modified), TEST(modified_and_back), TEST(begin),
 		TEST(fallback), TEST(codec), TEST(codec_anew)
 	};
 

@@ -112,39 +112,39 @@ static void test_entries(void **state)
 	(void)state;
 	for (i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
 		strcpy(name, good[i]);
-		assert_true(sync_name_normalise(name));
+		assert_true(replica_name_normalise(name));
 	}
 	assert_string_equal(name, "/shared/a/b c");
 	for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
 		strcpy(name, bad[i]);
-		assert_false(sync_name_normalise(name));
+		assert_false(replica_name_normalise(name));
 	}
 	memset(name, 'a', sizeof(name));
 	memcpy(name, "/private/", 9);
 	name[1024] = '\0';
-	assert_true(sync_name_normalise(name));
+	assert_true(replica_name_normalise(name));
 	name[1024] = 'a';
 	name[1025] = '\0';
-	assert_false(sync_name_normalise(name));
+	assert_false(replica_name_normalise(name));
 }
 
 static void test_positions(void **state)
 {
 	static const char *const bad[] = { "", "(", "()", "(1 2", "1 2)", "(1  2)", "(1 2) ", "( 1 2)", "(0 1)", "(4294967296 1)", "(-1 2)", "(1 -2)",
-		"(1 9223372036854775808)", "(18446744073709551617 1)", "(1 99999999999999999999999)", "(1 2 a)", "(a 2)" };
+		"(1 9223372036854775808)", "(18446744073709551617 1)", "(1 99999999999999999999999)", "(1 2 a)", "(a 2)", "(1 0)", "(01 2)", "(1 02)" };
 	static const char *const bad_marks[] = { "", "(1 2)", "(1 2 )", "(1 2 g)", "(1 2 00000000000000000)", "(1 2 a) ", "(1 2 a", "(1 2 a b)" };
-	struct sync_position position;
+	struct replica_position position;
 	unsigned int i;
 
 	(void)state;
-	assert_true(sync_position_parse("(4294967295 9223372036854775807)", false, &position));
+	assert_true(replica_position_parse("(4294967295 9223372036854775807)", false, &position));
 	assert_true(position.epoch == UINT32_MAX && position.modseq == INT64_MAX);
-	assert_true(sync_position_parse("(1 2 0123456789abcdEF)", true, &position));
+	assert_true(replica_position_parse("(1 2 0123456789abcdEF)", true, &position));
 	assert_true(position.epoch == 1 && position.modseq == 2);
 	for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
-		assert_false(sync_position_parse(bad[i], false, &position));
+		assert_false(replica_position_parse(bad[i], false, &position));
 	for (i = 0; i < sizeof(bad_marks) / sizeof(bad_marks[0]); i++)
-		assert_false(sync_position_parse(bad_marks[i], true, &position));
+		assert_false(replica_position_parse(bad_marks[i], true, &position));
 }
 
 int main(void)

@@ -186,6 +186,32 @@ def test_write_by_another_process(driver, server, user, other):
     assert other.get(A) == b"second"
 
 
+def test_parts_by_another_process(driver, server, user, other):
+    """One that syncs asks for what others have set, at once, on the same connection; what waits goes after it."""
+    beside = "/private/vendor/u/a"
+    other.put((A, b"1"), (beside, b"2"))
+    driver.open()
+    live(driver, "r", server, user)
+    with Driver(driver.directory) as second:
+        second.open(parts=[("mailbox", "", ROOT), ("mailbox", "", "/private/vendor/u")])
+        second.set("r", ("", beside + "/b", b"3"))
+        assert driver.wait("change")["name"] == beside
+        driver.state("live")
+        settled(driver)
+        assert other.get(beside + "/b") == b"3"
+        second("parts", "r", "mailbox", "", ROOT)
+        driver.state("live")
+        other.put((beside, b"4"), (A, b"4"))
+        assert driver.wait("change")["name"] == A
+        driver.wait("consistent")
+        assert driver.list() == second.list() == {("", A): b"4"}
+    driver("parts", "r", "mailbox", "", "/private/vendor/u")
+    driver.wait("change", name=beside)
+    driver.wait("consistent")
+    assert {e["state"] for e in driver.seen("state")} == {"connecting", "syncing", "live"}
+    assert not driver.seen("notice")
+
+
 # -- conflicts
 
 CONFLICTS = [("lines", b"1\n2\n3\n", b"1 mine\n2\n3\n", b"1\n2\n3 theirs\n", b"1 mine\n2\n3 theirs\n"),
@@ -368,10 +394,26 @@ def test_mailboxes(driver, server, user, other):
     assert driver.list("named") == {("", A): b'""'}
 
 
-def test_no_such_mailbox(driver, server, user):
-    driver.open(parts=[("mailbox", "Nowhere", ROOT)])
+def test_no_such_mailbox(driver, server, user, other):
+    """It is empty until it is made, at first and later."""
+    driver.open(parts=[("mailbox", "Later", ROOT), ("mailbox", "", ROOT)])
+    other.put((A, b"1"))
+    driver.once("r", server, user)
+    assert driver.list() == {("", A): b"1"}
+    driver.open("s", parts=[("mailbox", "Later", ROOT)])
+    for name in "rs":
+        live(driver, name, server, user)
+    mailbox(other, b"Later")
+    other.put((B, b"2"), mailbox=b"Later")
+    for name in "rs":
+        assert driver.wait("change", replica=name)["value"] == b"2"
+    assert not driver.seen("notice") and not any(e["reset"] for e in driver.seen("consistent"))
+
+
+def test_mailbox_that_cannot_be(driver, server, user):
+    driver.open(parts=[("mailbox", "~/x", ROOT)])
     answer = driver.once("r", server, user, status="refused")
-    assert "refuses to synchronize" in answer["text"]
+    assert "refuses to synchronize: Invalid mailbox name" in answer["text"]
 
 
 def test_write_to_a_mailbox_that_is_gone(driver, server, user, other):

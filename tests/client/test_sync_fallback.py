@@ -3,6 +3,7 @@
 import pytest
 
 from drive import NOT_HERE, Driver
+from proxy import Proxy
 from test_sync import A, ALL, B, C, LARGE, ROOT, settled
 
 HOUR = 3600000
@@ -63,6 +64,20 @@ def test_comes_and_goes(driver, stock, user, other):
     assert {s["state"] for s in driver.seen("state")} == {"connecting", "syncing", "polling"}
 
 
+def test_told_once(driver, stock, user):
+    """Not again with each connection."""
+    with Proxy(stock.port) as proxy:
+        driver.open()
+        driver.sync("r", proxy.port, user, poll_interval=HOUR, max_backoff=20)
+        for _ in range(3):
+            driver.state("polling")
+            proxy.reset()
+            driver.state("offline")
+        driver.state("polling")
+        assert len(driver.seen("notice", notice="fallback")) == 1
+        driver("free", "r")
+
+
 def test_everything(driver, stock, user, other):
     """All of an account, and of a mailbox. Stock Dovecot shows nothing of the account's "/private" unless it is asked by name."""
     other.put((A, b"1"), ("/private/comment", b"2"), ("/shared/vendor/t/x", b"3"))
@@ -76,6 +91,19 @@ def test_everything(driver, stock, user, other):
     driver("hurry", "r")
     driver.wait("consistent")
     assert driver.list() == {**there, ("", B): b"mine", ("INBOX", A): b"here"}
+
+
+def test_parts_by_another_process(driver, stock, user, other):
+    other.put((A, b"1"), ("/private/vendor/u", b"2"))
+    driver.open()
+    driver.sync("r", stock, user, poll_interval=HOUR)
+    driver.state("polling")
+    with Driver(driver.directory) as second:
+        second.open(parts=[("mailbox", "", "/private/vendor/u")])
+        assert driver.wait("change")["name"] == "/private/vendor/u"
+        driver.wait("consistent")
+        assert second.list() == {("", "/private/vendor/u"): b"2"}
+    assert {e["state"] for e in driver.seen("state")} == {"connecting", "syncing", "polling"}
 
 
 def test_polls(driver, stock, user, other):
