@@ -262,9 +262,7 @@ plain_decode(struct crypt_context *context, const struct crypt_subtree *subtree,
 	if (status == DOVETAIL_OK)
 		status = crypt_seen_get(context, mailbox, wire, &seen);
 	if (status == DOVETAIL_OK && arriving) {
-		status = sealed_was_seen(context, mailbox, wire, &refused);
-		if (status == DOVETAIL_OK && !refused)
-			status = sealed_was_seen(context, mailbox, hidden, &refused);
+		status = sealed_was_seen(context, mailbox, hidden, &refused);
 		if (status == DOVETAIL_OK && refused) {
 			put_octets(seen.refused, hash, CRYPT_HASH_SIZE);
 			status = crypt_seen_set(context, mailbox, wire, &seen);

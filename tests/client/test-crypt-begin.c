@@ -158,16 +158,20 @@ static void test_two_begin_late(void **state)
 	assert_string_equal(all(f->b.replica), "/notes/b=from b;");
 }
 
-/* The end of the process between the keys and the queue. */
+/* The end of the process between the keys and the subtree: it did not begin. Between the subtree and the queue: it goes on. */
 static void test_begin_crash(void **state)
 {
 	struct devices *f = *state;
-	struct fixture queue = { .replica = NULL };
+	struct fixture file = { .replica = NULL };
 
 	device_sync(f, &f->a);
+	encrypt_at(f, &f->a, false, 1);
+	strcpy(file.path, f->a.path);
+	sql(&file, "DELETE FROM write; DELETE FROM change_set; DELETE FROM entry; DELETE FROM local WHERE key = 'crypt/subtrees'");
+	device_reopen(&f->a);
+	expect(f->a.replica, unlock(f, &f->a, 1), DOVETAIL_NOT_FOUND, "not encrypted");
 	encrypt_at(f, &f->a, false, 0);
-	strcpy(queue.path, f->a.path);
-	sql(&queue, "DELETE FROM write; DELETE FROM change_set; DELETE FROM entry");
+	sql(&file, "DELETE FROM write; DELETE FROM change_set; DELETE FROM entry");
 	device_reopen(&f->a);
 	expect(f->a.replica, dovetail_set(f->a.replica, "", S "/x", "x", 1), DOVETAIL_LOCKED, "locked");
 	assert_int_equal(unlock(f, &f->a, 0), DOVETAIL_OK);

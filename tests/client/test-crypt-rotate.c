@@ -296,6 +296,31 @@ static void test_ring_made_up(void **state)
 	free(wrong);
 }
 
+/* What stands where the ring has to be while a rotation waits keeps it waiting, no more. */
+static void test_rotation_waits(void **state)
+{
+	struct devices *f = *state;
+	const struct dovetail_secret second = secret_of(f, 1);
+	char *right;
+
+	both(f, false);
+	put(f->a.replica, "", S "/x", "ex");
+	device_sync(f, &f->a);
+	right = server_value(f, "", RING);
+	must(f->a.replica, dovetail_rotate_key(f->a.replica, S, "new", &second));
+	server_put(&f->server, "", RING, "dtk1:AAAA");
+	device_sync(f, &f->a);
+	assert_string_equal(notices(&f->a), "unreadable " S ";");
+	server_put(&f->server, "", RING, right);
+	device_sync(f, &f->a);
+	assert_string_equal(notices(&f->a), "");
+	device_sync(f, &f->b);
+	assert_int_equal(unlock(f, &f->b, 0), DOVETAIL_WRONG_KEY);
+	assert_int_equal(unlock(f, &f->b, 1), DOVETAIL_OK);
+	assert_string_equal(get(f->b.replica, "", S "/x"), "ex");
+	free(right);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -311,6 +336,7 @@ int main(void)
 		TEST(test_rotations_at_once_reopen),
 		TEST(test_rotation_and_secret),
 		TEST(test_ring_made_up),
+		TEST(test_rotation_waits),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
