@@ -408,6 +408,9 @@ struct dovetail_encrypt_options {
 enum dovetail_status
 dovetail_encrypt(struct dovetail *replica, const char *subtree, const struct dovetail_secret *secret,
 		 const struct dovetail_encrypt_options *options);
+/* For callers who know that the subtree is encrypted (from their configuration): nothing is written there in clear text, also while its keys have
+   not come from the server, which may be hiding them. Kept in the replica; once is enough. Until dovetail_unlock(), all in it is locked. */
+enum dovetail_status dovetail_expect_encrypted(struct dovetail *replica, const char *subtree);
 /* Gives this open replica the key; for each time it is opened. *secret is not kept. LOCKED-flagged entries become readable.
    NOT_FOUND: not encrypted, as far as the replica knows. LOCKED: the secret opens only writes of this device that wait since another device was
    first to encrypt the subtree. */

@@ -72,9 +72,19 @@ void catch_up(struct devices *f, struct device *device)
 	must(device->replica, crypt_replica_step(device->replica, noticed, device));
 }
 
-unsigned int send_sets(struct devices *f, struct device *device, unsigned int most)
+static void answer(struct devices *f, struct device *device, const struct request *request)
 {
 	struct replica_theirs theirs[100];
+
+	if (server_apply(&f->server, request) == ANSWER_OK)
+		must(device->replica, replica_queue_done(device->replica, request->id, server_pos(&f->server)));
+	else
+		must(device->replica, replica_queue_modified(device->replica, request->id, server_pos(&f->server), theirs,
+							     server_theirs(&f->server, request, theirs)));
+}
+
+unsigned int send_sets(struct devices *f, struct device *device, unsigned int most)
+{
 	struct request request;
 	struct replica_set set;
 	unsigned int sent = 0;
@@ -82,14 +92,28 @@ unsigned int send_sets(struct devices *f, struct device *device, unsigned int mo
 	while (sent < most && replica_queue_next(device->replica, 0, DOVETAIL_RULE_LINES, NULL, NULL, &set) == DOVETAIL_OK) {
 		sent++;
 		request_set(&request, &set);
-		if (server_apply(&f->server, &request) == ANSWER_OK)
-			must(device->replica, replica_queue_done(device->replica, set.id, server_pos(&f->server)));
-		else
-			must(device->replica, replica_queue_modified(device->replica, set.id, server_pos(&f->server), theirs,
-								     server_theirs(&f->server, &request, theirs)));
+		answer(f, device, &request);
 		request_free(&request);
 	}
 	return sent;
+}
+
+void send_late(struct devices *f, struct device *device, struct device *first)
+{
+	struct request requests[8];
+	struct replica_set set = { .id = 0 };
+	unsigned int i, count = 0;
+
+	catch_up(f, device);
+	while (replica_queue_next(device->replica, set.id, DOVETAIL_RULE_LINES, NULL, NULL, &set) == DOVETAIL_OK) {
+		assert_true(count < 8);
+		request_set(&requests[count++], &set);
+	}
+	device_sync(f, first);
+	for (i = 0; i < count; i++) {
+		answer(f, device, &requests[i]);
+		request_free(&requests[i]);
+	}
 }
 
 void device_sync(struct devices *f, struct device *device)

@@ -33,6 +33,8 @@ void device_reopen(struct device *device);
 void catch_up(struct devices *f, struct device *device);
 /* At most this many sets; how many went. */
 unsigned int send_sets(struct devices *f, struct device *device, unsigned int most);
+/* Gives out all that can be sent without waiting for answers, then another device syncs, then the server takes what was sent. */
+void send_late(struct devices *f, struct device *device, struct device *first);
 /* Until there is nothing more to send. */
 void device_sync(struct devices *f, struct device *device);
 /* What it was told since the last time; lives until the next call. */

@@ -137,6 +137,52 @@ static void test_two_begin(void **state)
 	assert_string_equal(notices(&f->a), "");
 }
 
+/* As above, but b has sent its ring already, without waiting for the answer: what is sealed for it has not gone along. */
+static void test_two_begin_late(void **state)
+{
+	struct devices *f = *state;
+
+	device_sync(f, &f->a);
+	device_sync(f, &f->b);
+	encrypt_at(f, &f->a, false, 0);
+	encrypt_at(f, &f->b, false, 1);
+	put(f->b.replica, "", S "/b", "from b");
+	send_late(f, &f->b, &f->a);
+	assert_null(server_find(&f->server, "", S "/b"));
+	device_sync(f, &f->b);
+	assert_string_equal(notices(&f->b), "unreadable " S ";");
+	assert_int_equal(unlock(f, &f->b, 0), DOVETAIL_OK);
+	device_sync(f, &f->b);
+	device_sync(f, &f->a);
+	assert_string_equal(all(f->a.replica), "/notes/b=from b;");
+	assert_string_equal(all(f->b.replica), "/notes/b=from b;");
+}
+
+/* The end of the process between the keys and the subtree: it did not begin. Between the subtree and the queue: it goes on. */
+static void test_begin_crash(void **state)
+{
+	struct devices *f = *state;
+	struct fixture file = { .replica = NULL };
+
+	device_sync(f, &f->a);
+	encrypt_at(f, &f->a, false, 1);
+	strcpy(file.path, f->a.path);
+	sql(&file, "DELETE FROM write; DELETE FROM change_set; DELETE FROM entry; DELETE FROM local WHERE key = 'crypt/subtrees'");
+	device_reopen(&f->a);
+	expect(f->a.replica, unlock(f, &f->a, 1), DOVETAIL_NOT_FOUND, "not encrypted");
+	encrypt_at(f, &f->a, false, 0);
+	sql(&file, "DELETE FROM write; DELETE FROM change_set; DELETE FROM entry");
+	device_reopen(&f->a);
+	expect(f->a.replica, dovetail_set(f->a.replica, "", S "/x", "x", 1), DOVETAIL_LOCKED, "locked");
+	assert_int_equal(unlock(f, &f->a, 0), DOVETAIL_OK);
+	put(f->a.replica, "", S "/x", "secret");
+	device_sync(f, &f->a);
+	assert_false(server_has(f, "secret"));
+	device_sync(f, &f->b);
+	assert_int_equal(unlock(f, &f->b, 0), DOVETAIL_OK);
+	assert_string_equal(get(f->b.replica, "", S "/x"), "secret");
+}
+
 static void no_clear_name(void *context, const char *mailbox, const char *name, const char *value)
 {
 	(void)context;
@@ -175,6 +221,192 @@ static void test_waiting_in_clear_text(void **state)
 	assert_int_equal(replica_queue_count(f->b.replica), 0);
 }
 
+/* As above, for what was on its way when the connection was lost, and did not get there. */
+static void lost_in_flight(struct devices *f, bool hide)
+{
+	struct replica_set set;
+
+	device_sync(f, &f->b);
+	put(f->b.replica, "", S "/early", "clear words");
+	catch_up(f, &f->b);
+	must(f->b.replica, replica_queue_next(f->b.replica, 0, DOVETAIL_RULE_LINES, NULL, NULL, &set));
+	must(f->b.replica, replica_queue_again(f->b.replica, set.id));
+	device_sync(f, &f->a);
+	encrypt_at(f, &f->a, hide, 0);
+	device_sync(f, &f->a);
+	f->server.committed = hide ? no_clear_name : NULL;
+	device_sync(f, &f->b);
+	assert_false(server_has(f, "words"));
+	assert_int_equal(replica_queue_count(f->b.replica), 1);
+	assert_int_equal(unlock(f, &f->b, 0), DOVETAIL_OK);
+	device_sync(f, &f->b);
+	assert_int_equal(replica_queue_count(f->b.replica), 0);
+	device_sync(f, &f->a);
+	assert_string_equal(all(f->a.replica), "/notes/early=clear words;");
+	assert_string_equal(all(f->b.replica), "/notes/early=clear words;");
+	assert_string_equal(notices(&f->a), "");
+}
+
+static void test_lost_in_flight(void **state)
+{
+	lost_in_flight(*state, false);
+}
+
+static void test_lost_in_flight_hidden(void **state)
+{
+	lost_in_flight(*state, true);
+}
+
+/* The keys have not come, but the user knows that they are to. */
+static void test_expected(void **state)
+{
+	struct devices *f = *state;
+
+	must(f->b.replica, dovetail_expect_encrypted(f->b.replica, S));
+	expect(f->b.replica, dovetail_set(f->b.replica, "", S "/x", "x", 1), DOVETAIL_LOCKED, "locked");
+	device_sync(f, &f->b);
+	device_reopen(&f->b);
+	expect(f->b.replica, dovetail_set(f->b.replica, "", S "/x", "x", 1), DOVETAIL_LOCKED, "locked");
+	expect(f->b.replica, unlock(f, &f->b, 0), DOVETAIL_DAMAGED, "not come");
+	put(f->b.replica, "", "/private/vendor/example/clear", "as it is");
+	expect(f->b.replica, dovetail_expect_encrypted(f->b.replica, "/private/"), DOVETAIL_INVALID, "subtree");
+	device_sync(f, &f->a);
+	encrypt_at(f, &f->a, false, 0);
+	put(f->a.replica, "", S "/x", "ex");
+	device_sync(f, &f->a);
+	device_sync(f, &f->b);
+	assert_int_equal(unlock(f, &f->b, 0), DOVETAIL_OK);
+	assert_string_equal(get(f->b.replica, "", S "/x"), "ex");
+	/* nobody has begun yet */
+	must(f->b.replica, dovetail_expect_encrypted(f->b.replica, "/private/vendor/example/other"));
+	{
+		const struct dovetail_secret secret = secret_of(f, 1);
+
+		must(f->b.replica, dovetail_encrypt(f->b.replica, "/private/vendor/example/other", &secret, NULL));
+	}
+}
+
+/* -- what is in it already */
+
+/* A name that cannot be hidden: it does not begin, and nothing is left behind. */
+static void test_too_deep(void **state)
+{
+	const struct dovetail_encrypt_options options = { .hide_names = true };
+	struct devices *f = *state;
+	const struct dovetail_secret secret = secret_of(f, 0);
+	char name[256] = S;
+	unsigned int i;
+
+	for (i = 0; i < 37; i++)
+		strcat(name, "/x");
+	put(f->a.replica, "", name, "deep");
+	device_sync(f, &f->a);
+	expect(f->a.replica, dovetail_encrypt(f->a.replica, S, &secret, &options), DOVETAIL_LIMIT, "too many components");
+	assert_string_equal(get(f->a.replica, "", name), "deep");
+	put(f->a.replica, "", S "/y", "why");
+	device_sync(f, &f->a);
+	assert_true(server_has(f, "why"));
+	must(f->a.replica, dovetail_unset(f->a.replica, "", name));
+	device_sync(f, &f->a);
+
+	/* nor does one that comes meanwhile keep it from its end */
+	must(f->a.replica, dovetail_encrypt(f->a.replica, S, &secret, &options));
+	server_put(&f->server, "", name, "deep");
+	device_sync(f, &f->a);
+	strcat(name, ";");
+	assert_string_equal(strstr(notices(&f->a), "/private"), name);
+	assert_false(server_has(f, "why"));
+}
+
+/* The server does not take it: it is not sent over and over, and nothing goes that could not be read without it. */
+static void test_refused(void **state)
+{
+	struct devices *f = *state;
+	struct replica_set set;
+	unsigned int i;
+
+	put(f->a.replica, "", S "/x", "ex");
+	device_sync(f, &f->a);
+	encrypt_at(f, &f->a, false, 0);
+	for (i = 0; i < 3; i++) {
+		catch_up(f, &f->a);
+		assert_int_equal(replica_queue_next(f->a.replica, 0, DOVETAIL_RULE_LINES, NULL, NULL, &set), i == 0 ? DOVETAIL_OK :
+				 DOVETAIL_NOT_FOUND);
+		if (i == 0) {
+			assert_string_equal(set.writes[0].name, RING);
+			must(f->a.replica, replica_queue_refused(f->a.replica, set.id, "too large"));
+		}
+	}
+	must(f->a.replica, dovetail_refused_forget(f->a.replica, "", RING));
+	/* now the ring, but not the value */
+	catch_up(f, &f->a);
+	assert_int_equal(send_sets(f, &f->a, 1), 1);
+	free(server_value(f, "", RING));
+	for (i = 0; i < 3; i++) {
+		catch_up(f, &f->a);
+		assert_int_equal(replica_queue_next(f->a.replica, 0, DOVETAIL_RULE_LINES, NULL, NULL, &set), i == 0 ? DOVETAIL_OK :
+				 DOVETAIL_NOT_FOUND);
+		if (i == 0)
+			must(f->a.replica, replica_queue_refused(f->a.replica, set.id, "too large"));
+	}
+	assert_string_equal(get(f->a.replica, "", S "/x"), "ex");
+	must(f->a.replica, dovetail_refused_forget(f->a.replica, "", S "/x"));
+	device_sync(f, &f->a);
+	device_sync(f, &f->b);
+	assert_int_equal(unlock(f, &f->b, 0), DOVETAIL_OK);
+	assert_string_equal(all(f->b.replica), "/notes/x=ex;");
+	assert_string_equal(notices(&f->a), "");
+}
+
+/* While it is being converted, what is encrypted already does not come back in clear text; late words of others are taken. */
+static void converting(struct devices *f, bool hide)
+{
+	char name[64];
+	unsigned int i;
+
+	for (i = 0; i < 25; i++) {
+		snprintf(name, sizeof(name), S "/%02u", i);
+		put(f->a.replica, i % 2 == 0 ? "" : "Work", name, "old");
+	}
+	device_sync(f, &f->a);
+	encrypt_at(f, &f->a, hide, 0);
+	put(f->a.replica, "", S "/00", "new");
+	catch_up(f, &f->a);
+	assert_int_equal(send_sets(f, &f->a, 1), 1);
+	server_put(&f->server, "", S "/02", "late");
+	catch_up(f, &f->a);
+	assert_true(send_sets(f, &f->a, 10) > 0);
+	/* as long as this one is to be written anew, there is no end */
+	server_put(&f->server, "", S "/77", "other");
+	catch_up(f, &f->b);
+	assert_int_equal(unlock(f, &f->b, 0), DOVETAIL_OK);
+	assert_string_equal(get(f->b.replica, "", S "/00"), "new");
+	assert_string_equal(get(f->b.replica, "", S "/02"), "late");
+	server_put(&f->server, "", S "/00", "old");
+	catch_up(f, &f->b);
+	assert_string_equal(notices(&f->b), "rollback " S "/00;");
+	assert_string_equal(get(f->b.replica, "", S "/77"), "other");
+	catch_up(f, &f->a);
+	assert_string_equal(notices(&f->a), "rollback " S "/00;");
+	device_reopen(&f->b);
+	assert_int_equal(unlock(f, &f->b, 0), DOVETAIL_OK);
+	assert_null(strstr(all(f->b.replica), "00=old"));
+	device_sync(f, &f->b);
+	device_sync(f, &f->a);
+	assert_null(strstr(all(f->a.replica), "00=old"));
+	assert_string_equal(get(f->a.replica, "", S "/77"), "other");
+}
+
+static void test_converting(void **state)
+{
+	converting(*state, false);
+}
+
+static void test_converting_hidden(void **state)
+{
+	converting(*state, true);
+}
+
 /* Values are not in the file of a replica in clear text. */
 static void test_at_rest(void **state)
 {
@@ -211,7 +443,16 @@ int main(void)
 		TEST(test_begin_hidden),
 		TEST(test_begin_refused),
 		TEST(test_two_begin),
+		TEST(test_two_begin_late),
+		TEST(test_begin_crash),
 		TEST(test_waiting_in_clear_text),
+		TEST(test_lost_in_flight),
+		TEST(test_lost_in_flight_hidden),
+		TEST(test_expected),
+		TEST(test_too_deep),
+		TEST(test_refused),
+		TEST(test_converting),
+		TEST(test_converting_hidden),
 		TEST(test_at_rest),
 	};
 

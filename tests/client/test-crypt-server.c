@@ -1,6 +1,7 @@
 /* Encryption of a replica: what a server can do to it, and ordinary life, in which nobody raises an alarm. */
 
 #include "crypt-devices.h"
+#include "crypt-private.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -114,6 +115,78 @@ static void test_roll_back_own(void **state)
 	assert_string_equal(notices(&f->a), "rollback " S "/x;");
 	assert_int_equal(get_flags(f->a.replica, "", S "/x"), DOVETAIL_ENTRY_DAMAGED);
 	free(first);
+}
+
+/* The same while a later write of our own waits: it is not merged with the old value. */
+static void test_roll_back_own_waiting(void **state)
+{
+	struct devices *f = *state;
+	char *first;
+
+	both(f, false);
+	put(f->a.replica, "", S "/x", "1\n");
+	device_sync(f, &f->a);
+	first = server_value(f, "", S "/x");
+	put(f->a.replica, "", S "/x", "1\n2\n");
+	device_sync(f, &f->a);
+	put(f->a.replica, "", S "/x", "0\n1\n2\n");
+	server_put(&f->server, "", S "/x", first);
+	device_sync(f, &f->a);
+	assert_string_equal(notices(&f->a), "rollback " S "/x;");
+	assert_string_equal(get(f->a.replica, "", S "/x"), "0\n1\n2\n");
+	device_sync(f, &f->b);
+	assert_string_equal(get(f->b.replica, "", S "/x"), "0\n1\n2\n");
+	free(first);
+}
+
+/* One octet of the slot's salt and the checksum are changed: a device that has the right ring uses that, and says so. Rings that are older, or
+   without the secret, from before it was there, do not keep it out, either. */
+static void test_slot_changed(void **state)
+{
+	struct devices *f = *state;
+	const struct dovetail_secret second = secret_of(f, 1);
+	struct crypt_ring *ring;
+	const char *error;
+	char *old, *changed;
+	size_t size;
+	void *text;
+
+	both(f, false);
+	put(f->a.replica, "", S "/x", "ex");
+	device_sync(f, &f->a);
+	device_sync(f, &f->b);
+	old = server_value(f, "", RING);
+	assert_int_equal(crypt_ring_parse(S, old, strlen(old), NULL, &ring, &error), DOVETAIL_OK);
+	must(f->a.replica, dovetail_secret_add(f->a.replica, S, "second", &second));
+	device_sync(f, &f->a);
+	device_sync(f, &f->b);
+	assert_int_equal(unlock(f, &f->b, 1), DOVETAIL_OK);
+	assert_string_equal(notices(&f->b), "");
+	server_put(&f->server, "", RING, old);
+	device_reopen(&f->b);
+	device_sync(f, &f->b);
+	assert_int_equal(unlock(f, &f->b, 1), DOVETAIL_OK);
+	catch_up(f, &f->b);
+	assert_string_equal(notices(&f->b), "rollback " S ";");
+	assert_string_equal(get(f->b.replica, "", S "/x"), "ex");
+	ring->slots[0].salt[0] ^= 1;
+	/* its body is as it was, so it can be written without a key */
+	ring->secrets = sodium_malloc(sizeof(*ring->secrets));
+	ring->secrets->count = 1;
+	assert_int_equal(crypt_ring_write(ring, NULL, &text, &size, &error), DOVETAIL_OK);
+	changed = strndup(text, size);
+	server_put(&f->server, "", RING, changed);
+	device_reopen(&f->b);
+	device_sync(f, &f->b);
+	assert_int_equal(unlock(f, &f->b, 2), DOVETAIL_WRONG_KEY);
+	assert_int_equal(unlock(f, &f->b, 0), DOVETAIL_OK);
+	catch_up(f, &f->b);
+	assert_string_equal(notices(&f->b), "rollback " S ";");
+	assert_string_equal(get(f->b.replica, "", S "/x"), "ex");
+	crypt_ring_free(ring);
+	free(changed);
+	free(text);
+	free(old);
 }
 
 /* Ordinary life: no false alarm by conflicts, lost answers, and writes on top of writes. */
@@ -269,6 +342,8 @@ int main(void)
 		TEST(test_swaps),
 		TEST(test_roll_back),
 		TEST(test_roll_back_own),
+		TEST(test_roll_back_own_waiting),
+		TEST(test_slot_changed),
 		TEST(test_ring_removed),
 		TEST(test_ring_damaged),
 		TEST(test_no_false_alarm),
