@@ -401,6 +401,7 @@ void cli_account_free(struct cli_account *account)
 		free(account->keys[i].subtree);
 		free(account->keys[i].command);
 		free(account->keys[i].file);
+		cli_secret_free(account->keys[i].passphrase);
 	}
 	free(account->parts);
 	free(account->keys);

@@ -124,7 +124,9 @@ struct cli_key {
 	char *subtree;
 	/* exactly one */
 	char *command, *file;
-	/* it was tried */
+	/* of the command; cli_secret_free() */
+	char *passphrase;
+	/* it needs no further try */
 	bool used;
 };
 
@@ -189,10 +191,12 @@ int cli_open(struct cli *cli);
 /* What main() calls at the end. */
 void cli_close(struct cli *cli);
 /* Gives the replica the keys of the account file whose subtrees have to do with the entry (full name; NULL: all).
-   Keys that the replica does not know yet are tried again after the next sync. If ask: for a subtree with the entry
-   in it that is encrypted, and for which the account file has no secret, it asks at the terminal if there is one. An
-   exit code; not having a secret is none. */
-int cli_unlock(struct cli *cli, const char *name, bool ask);
+   Unless last there will be a sync that may bring keys that the replica does not know yet. If last: for a subtree with the entry in
+   it that is encrypted, and for which the account file has no secret, it asks at the terminal if there is one. An exit
+   code; not having a secret is none. */
+int cli_unlock(struct cli *cli, const char *name, bool last);
+/* cli_unlock() to the end, with a sync only if the replica does not know a key that has to do with the entry. An exit code. */
+int cli_unlock_synced(struct cli *cli, const char *name);
 /* The subtree that the entry (full name) is in, if that is encrypted; free(). NULL: none. */
 char *cli_encrypted_subtree(struct cli *cli, const char *name);
 /* The account for the library, with the password (asked for now, if need be) and --timeout. An exit code. */

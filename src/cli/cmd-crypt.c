@@ -169,11 +169,11 @@ note_and_send(struct cli *cli, enum dovetail_status status, const struct secret_
 /* ---- The commands ---- */
 
 /* Fresh, without any key. */
-static int open_locked(struct cli *cli)
+static int open_locked(struct cli *cli, enum cli_purpose purpose)
 {
 	int ret = cli_open(cli);
 
-	return ret == CLI_OK ? cli_sync(cli, CLI_TO_READ, NULL) : ret;
+	return ret == CLI_OK ? cli_sync(cli, purpose, NULL) : ret;
 }
 
 int cmd_encrypt(struct cli *cli)
@@ -196,7 +196,7 @@ int cmd_encrypt(struct cli *cli)
 	if (cli->offline)
 		return cli_usage(cli, "encrypt cannot be --offline: another device may have begun already");
 	cli->online = true;
-	if ((ret = cli_open_fresh(cli, CLI_TO_CHANGE, NULL)) != CLI_OK)
+	if ((ret = open_locked(cli, CLI_TO_CHANGE)) != CLI_OK)
 		return ret;
 	subtree = cli_full_name(cli, cli->args[0]);
 	if (subtree == NULL)
@@ -224,7 +224,7 @@ int cmd_unlock(struct cli *cli)
 	int ret;
 
 	if (!cli_parse(cli, options, 1, 1, &ret) || !secret_options_check(cli, &from, &ret) || !can_note(cli, &from, &ret) ||
-	    (ret = open_locked(cli)) != CLI_OK)
+	    (ret = open_locked(cli, CLI_TO_READ)) != CLI_OK)
 		return ret;
 	subtree = cli_full_name(cli, cli->args[0]);
 	if (subtree == NULL)
@@ -294,7 +294,7 @@ int cmd_secret(struct cli *cli)
 		return cli_usage(cli, "only secret add takes a secret");
 	/* listing needs no key */
 	if (list)
-		ret = open_locked(cli);
+		ret = open_locked(cli, CLI_TO_READ);
 	else
 		ret = cli_open_fresh(cli, CLI_TO_CHANGE, cli->args[1]);
 	if (ret != CLI_OK)

@@ -71,7 +71,7 @@ int cmd_set(struct cli *cli)
 	/* the value first: its end may be long in coming */
 	ret = set_value(cli, file, chomp, &data, &size);
 	if (ret == CLI_OK)
-		ret = cli_unlock(cli, name, true);
+		ret = cli_unlock_synced(cli, name);
 	if (ret == CLI_OK) {
 		status = dovetail_set(cli->replica, cli_mailbox(cli), name, data, size);
 		ret = status != DOVETAIL_OK ? cli_fail(cli, status, cli->args[0]) : cli_sync(cli, CLI_TO_WRITE, NULL);

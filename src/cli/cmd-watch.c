@@ -449,7 +449,7 @@ int cmd_watch(struct cli *cli)
 	if (ret == CLI_OK && (name = cli_full_name(cli, cli->arg_count > 0 ? cli->args[0] : "")) == NULL)
 		ret = cli_fail_memory(cli);
 	if (ret == CLI_OK)
-		ret = cli_unlock(cli, name, true);
+		ret = cli_unlock_synced(cli, name);
 	if (ret == CLI_OK) {
 		watch.view = watch_view_new(cli, watch.all_mailboxes ? NULL : cli_mailbox(cli), name);
 		ret = watch.view == NULL ? cli_fail_memory(cli) : watch_run(&watch);

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from cli import FAILED, LOCKED, OK, PREFIX, USAGE, Machine
+from cli import FAILED, LOCKED, OFFLINE, OK, PREFIX, USAGE, Machine
 from terminal import Terminal
 
 NOTES = PREFIX + "notes"
@@ -132,6 +132,36 @@ def test_a_write_that_waits_for_the_key(one, two, server, user):
     two.out("unlock", "notes", *COMMAND)
     two.out("sync")
     assert one.out("get", "notes/a") == "the secret plaintext"
+
+
+def test_a_secret_is_noted_and_the_keys_do_not_come(one, two, server, user):
+    """What the account file says is encrypted is not written in clear text, whatever the server shows."""
+    with open(two.config, "a") as f:
+        f.write("passphrase_command = %s echo correct horse\n" % NOTES)
+    two.error(OFFLINE, "set", "notes/a", "the secret plaintext", "--timeout", "1", env={"ALL_PROXY": "http://127.0.0.1:1"})
+    for args in (["set", "notes/a", "the secret plaintext"], ["set", "--offline", "notes/a", "the secret plaintext"],
+                 ["get", "notes/a"]):
+        assert two.error(LOCKED, *args) == NOTES + ": its keys have not come from the server"
+    line = json.dumps({"mailbox": "", "entry": NOTES + "/a", "value": "the secret plaintext"})
+    two.run("import", input=line, code=LOCKED)
+    two.out("set", "b", "1")
+    with two.start("watch", "notes") as process:
+        assert process.wait(60) == LOCKED
+    assert b"the secret plaintext" not in on_the_server(server, user)
+    # they come: before the first write of this machine is sent
+    one.out("encrypt", "notes", *COMMAND)
+    two.out("set", "notes/a", "the secret plaintext")
+    assert one.out("get", "notes/a") == "the secret plaintext"
+    assert b"the secret plaintext" not in on_the_server(server, user)
+
+
+def test_a_secret_can_be_noted_before_it_is_encrypted(one):
+    with open(one.config, "a") as f:
+        f.write("passphrase_command = %s echo correct horse\n" % NOTES)
+    one.out("sync")
+    one.out("encrypt", "notes", *COMMAND)
+    one.out("set", "notes/a", "1")
+    assert one.out("get", "notes/a") == "1" and open(one.config).read().count("passphrase_command") == 1
 
 
 def test_what_cannot_be_noted(one):
