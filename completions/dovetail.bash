@@ -1,6 +1,28 @@
 # Completion of dovetail(1) for bash. Commands and options come from its own help, names of entries from the replica (without
 # asking the server).
 
+# What may follow: the lines of standard input that begin with the word, quoted. Not compgen -W, which expands its words: whoever can write to
+# the account could have a command run by a name such as $(...).
+_dovetail_offer() {
+	local line word quoted=
+
+	case $1 in
+	[\'\"]*)
+		# readline quotes for the quotation mark that is there
+		quoted=1 word=${1:1}
+		compopt -o filenames 2>/dev/null ;;
+	*)
+		# without -r: takes the backslashes away
+		IFS= read word <<<"$1" ;;
+	esac
+	while IFS= read -r line; do
+		# one with a dash would be an option, watch's --exec for example
+		[[ $line == "$word"* && $line != -* ]] || continue
+		[ -n "$quoted" ] || printf -v line %q "$line"
+		COMPREPLY+=("$line")
+	done
+}
+
 _dovetail_options() {
 	dovetail help "$1" 2>/dev/null | sed -n 's/^  \(-.,\|   \) \(--[a-z-]*\).*/\2/p'
 }
@@ -39,9 +61,10 @@ _dovetail() {
 	COMPREPLY=()
 	case $previous in
 	-a|--account)
-		mapfile -t COMPREPLY < <(compgen -W "$(_dovetail_accounts)" -- "$word")
+		_dovetail_offer "$word" < <(_dovetail_accounts)
 		return ;;
 	--config|--netrc|--ca-file|-f|--file|--passphrase-file|--key-file)
+		compopt -o filenames 2>/dev/null
 		mapfile -t COMPREPLY < <(compgen -f -- "$word")
 		return ;;
 	--tls)
@@ -63,11 +86,11 @@ _dovetail() {
 	secret)
 		mapfile -t COMPREPLY < <(compgen -W "list add remove" -- "$word") ;;
 	import|mirror)
+		compopt -o filenames 2>/dev/null
 		mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
 	get|set|rm|ls|watch|export|encrypt|unlock|rotate)
 		# one name a line; a name may have blanks
-		local IFS=$'\n'
-		mapfile -t COMPREPLY < <(compgen -W "$(dovetail ls --offline --quiet "${account[@]}" 2>/dev/null)" -- "$word") ;;
+		_dovetail_offer "$word" < <(dovetail ls --offline --quiet "${account[@]}" 2>/dev/null) ;;
 	esac
 }
 

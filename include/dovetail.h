@@ -321,7 +321,7 @@ struct dovetail_callbacks {
 	void (*conflict)(void *context, const struct dovetail_conflict *conflict, struct dovetail_resolution *resolution);
 	/* text: one line on why, or "" */
 	void (*state)(void *context, enum dovetail_state state, enum dovetail_status status, const char *text);
-	/* While catching up: what has come and been sent in this connection. */
+	/* While catching up, and each second of dovetail_sync_once(), also while connecting: what has come and been sent in this connection. */
 	void (*progress)(void *context, uint64_t entries_received, uint64_t bytes_received, uint64_t writes_left);
 	/* mailbox and entry are NULL if it is not about one. */
 	void (*notice)(void *context, enum dovetail_notice notice, const char *mailbox, const char *entry, const char *text);
@@ -409,6 +409,9 @@ struct dovetail_encrypt_options {
 enum dovetail_status
 dovetail_encrypt(struct dovetail *replica, const char *subtree, const struct dovetail_secret *secret,
 		 const struct dovetail_encrypt_options *options);
+/* For callers who know that the subtree is encrypted (from their configuration): nothing is written there in clear text, also while its keys have
+   not come from the server, which may be hiding them. Kept in the replica; once is enough. Until dovetail_unlock(), all in it is locked. */
+enum dovetail_status dovetail_expect_encrypted(struct dovetail *replica, const char *subtree);
 /* Gives this open replica the key; for each time it is opened. *secret is not kept. LOCKED-flagged entries become readable.
    NOT_FOUND: not encrypted, as far as the replica knows. LOCKED: the secret opens only writes of this device that wait since another device was
    first to encrypt the subtree. */

@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <pwd.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,23 +12,30 @@
 
 #define ACCOUNT_FILE_MAX (256 * 1024)
 
+const char *cli_home(void)
+{
+	const char *home = getenv("HOME");
+	const struct passwd *me;
+
+	if (home == NULL || home[0] != '/') {
+		me = getpwuid(getuid());
+		home = me != NULL ? me->pw_dir : NULL;
+	}
+	return home != NULL && home[0] == '/' ? home : NULL;
+}
+
 /* $variable/dovetail if it is absolute (the XDG base directory specification), else ~/preset/dovetail. free(); NULL:
    printed why. */
 static char *xdg_directory(struct cli *cli, const char *variable, const char *preset, int *exit_r)
 {
-	const char *base = getenv(variable), *home = getenv("HOME");
-	const struct passwd *me;
+	const char *base = getenv(variable), *home = cli_home();
 	char *path;
 	int ret;
 
 	if (base != NULL && base[0] == '/') {
 		ret = asprintf(&path, "%s/dovetail", base);
 	} else {
-		if (home == NULL || home[0] != '/') {
-			me = getpwuid(getuid());
-			home = me != NULL ? me->pw_dir : NULL;
-		}
-		if (home == NULL || home[0] != '/') {
+		if (home == NULL) {
 			cli_error(cli, "neither HOME nor %s says where files are", variable);
 			*exit_r = CLI_CONFIG;
 			return NULL;

@@ -2,12 +2,9 @@
    account-file.c. */
 
 #include <errno.h>
-#include <limits.h>
-#include <pwd.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "cli.h"
 
@@ -144,22 +141,6 @@ static const char *check_entry(const char *name, bool below)
 	return NULL;
 }
 
-/* The value, with ~/ replaced; NULL: out of memory. */
-static char *expand_home(const char *value)
-{
-	const char *home = getenv("HOME");
-	const struct passwd *me;
-	char *path;
-
-	if (strncmp(value, "~/", 2) != 0)
-		return strdup(value);
-	if (home == NULL || home[0] != '/') {
-		me = getpwuid(getuid());
-		home = me != NULL ? me->pw_dir : "";
-	}
-	return asprintf(&path, "%s%s", home, value + 1) < 0 ? NULL : path;
-}
-
 /* ---- Values. All return NULL or what is wrong. ---- */
 
 static const char out_of_memory[] = "out of memory";
@@ -173,9 +154,24 @@ static const char *set_string(char **to, char *copy)
 	return NULL;
 }
 
+/* with ~/ replaced */
+static const char *set_path(char **to, const char *value)
+{
+	const char *home = cli_home();
+	char *path;
+
+	if (strncmp(value, "~/", 2) != 0)
+		return set_string(to, strdup(value));
+	if (home == NULL)
+		return "~/ has no meaning, since HOME is not set";
+	return set_string(to, asprintf(&path, "%s%s", home, value + 1) < 0 ? NULL : path);
+}
+
 static const char *set_word(const char *value, const char *const *words, unsigned int *index_r)
 {
-	static const char *const error[] = { "default, imaps, starttls or none is needed", "lines, server, mine or json is needed" };
+	static const char *const error[] = {
+		"default, imaps, starttls or none is needed", "lines, server, mine or json is needed"
+	};
 	unsigned int i;
 
 	for (i = 0; words[i] != NULL; i++) {
@@ -244,11 +240,10 @@ static const char *set_key(struct cli_account *account, char *value, bool file)
 		return out_of_memory;
 	account->keys = keys;
 	keys += account->key_count++;
-	keys->subtree = strdup(subtree);
-	keys->file = file ? expand_home(value) : NULL;
-	keys->command = file ? NULL : strdup(value);
-	keys->used = false;
-	return keys->subtree == NULL || (keys->file == NULL && keys->command == NULL) ? out_of_memory : NULL;
+	memset(keys, 0, sizeof(*keys));
+	if ((error = set_string(&keys->subtree, strdup(subtree))) != NULL)
+		return error;
+	return file ? set_path(&keys->file, value) : set_string(&keys->command, strdup(value));
 }
 
 static const char *set_value(struct cli_account *account, const struct key *key, char *value)
@@ -266,7 +261,7 @@ static const char *set_value(struct cli_account *account, const struct key *key,
 	case KEY_STRING:
 		return set_string(to, strdup(value));
 	case KEY_PATH:
-		return set_string(to, expand_home(value));
+		return set_path(to, value);
 	case KEY_PORT:
 		if ((error = parse_number(value, false, 65535, &number)) == NULL)
 			*(uint16_t *)to = number;
@@ -406,6 +401,7 @@ void cli_account_free(struct cli_account *account)
 		free(account->keys[i].subtree);
 		free(account->keys[i].command);
 		free(account->keys[i].file);
+		cli_secret_free(account->keys[i].passphrase);
 	}
 	free(account->parts);
 	free(account->keys);

@@ -24,7 +24,7 @@ static void parser_init(struct parser *parser, struct cli *cli, const struct cli
 		{ .name = "config", .arg = "FILE", .string = &cli->config_path, .help = "the account file, by its path" },
 		{ .letter = 'm', .name = "mailbox", .arg = "MAILBOX", .string = &cli->mailbox,
 		  .help = "entries of this mailbox, not of the account" },
-		{ .letter = 't', .name = "timeout", .arg = "SECONDS", .number = &cli->timeout,
+		{ .letter = 't', .name = "timeout", .arg = "SECONDS", .number = &cli->timeout, .min = 1,
 		  .help = "wait so long for each answer of the server" },
 		{ .name = "offline", .flag = &cli->offline, .help = "do not connect to the server" },
 		{ .name = "online", .flag = &cli->online, .help = "fail if the server cannot be reached" },
@@ -58,6 +58,10 @@ static bool option_number(struct parser *parser, const struct cli_option *option
 	number = strtoull(value, &end, 10);
 	if (value[0] < '0' || value[0] > '9' || *end != '\0' || errno != 0) {
 		cli_usage(parser->cli, "--%s needs a number, not \"%s\"", option->name, value);
+		return false;
+	}
+	if (number < option->min) {
+		cli_usage(parser->cli, "--%s is at least %llu", option->name, (unsigned long long)option->min);
 		return false;
 	}
 	*option->number = number;
@@ -306,12 +310,14 @@ bool cli_parse_rest(struct cli *cli, const struct cli_option *options, unsigned 
 int cli_usage(struct cli *cli, const char *format, ...)
 {
 	va_list args;
-	char text[512];
+	char *text;
 
 	va_start(args, format);
-	vsnprintf(text, sizeof(text), format, args);
+	if (vasprintf(&text, format, args) < 0)
+		text = NULL;
 	va_end(args);
-	cli_error(cli, "%s; see \"dovetail help%s%s\"", text, cli->command != NULL ? " " : "",
+	cli_error(cli, "%s; see \"dovetail help%s%s\"", text != NULL ? text : "wrong arguments", cli->command != NULL ? " " : "",
 		  cli->command != NULL ? cli->command->name : "");
+	free(text);
 	return CLI_USAGE;
 }

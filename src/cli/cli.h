@@ -65,8 +65,9 @@ struct cli_option {
 	bool *flag;
 	/* points into argv */
 	const char **string;
-	/* a number without sign */
+	/* a number without sign, at least min */
 	uint64_t *number;
+	uint64_t min;
 	/* as string, for options that may be given several times; NULL-terminated and owned by the caller: free() the
 	   list */
 	const char ***list;
@@ -123,7 +124,9 @@ struct cli_key {
 	char *subtree;
 	/* exactly one */
 	char *command, *file;
-	/* it was tried */
+	/* of the command; cli_secret_free() */
+	char *passphrase;
+	/* it needs no further try */
 	bool used;
 };
 
@@ -159,6 +162,8 @@ int cli_account_write(struct cli *cli, const char *path, const char *text, size_
 /* Writes the file anew, without the lines on a secret of the subtree, and with line (NULL: none) at its end. An exit
    code. */
 int cli_account_note_key(struct cli *cli, const char *subtree, const char *line);
+/* The user's home directory, absolute. Static; NULL: nothing says which. */
+const char *cli_home(void);
 /* "a b" from "\"a b\" c": the first word of *text, with quotes and backslashes undone in place; moves *text behind it
    and blanks. NULL: no word, or a quote without its end. */
 char *cli_word(char **text);
@@ -171,6 +176,10 @@ char *cli_full_name(const struct cli *cli, const char *name);
 /* The other way, for showing: the part after the prefix, or the whole name. Points into name. */
 const char *cli_short_name(const struct cli *cli, const char *name);
 
+/* entries of a change set, at most: the library's limit */
+#define CLI_SET_MAX 100
+/* Larger values are not taken: the account's max_value, or what is the library's limit on what a server sends. */
+size_t cli_max_value(const struct cli *cli);
 /* The mailbox of the command's entries; "", the account, if --mailbox is not given. */
 const char *cli_mailbox(const struct cli *cli);
 
@@ -182,10 +191,12 @@ int cli_open(struct cli *cli);
 /* What main() calls at the end. */
 void cli_close(struct cli *cli);
 /* Gives the replica the keys of the account file whose subtrees have to do with the entry (full name; NULL: all).
-   Keys that the replica does not know yet are tried again after the next sync. If ask: for a subtree with the entry
-   in it that is encrypted, and for which the account file has no secret, it asks at the terminal if there is one. An
-   exit code; not having a secret is none. */
-int cli_unlock(struct cli *cli, const char *name, bool ask);
+   Unless last there will be a sync that may bring keys that the replica does not know yet. If last: for a subtree with the entry in
+   it that is encrypted, and for which the account file has no secret, it asks at the terminal if there is one. An exit
+   code; not having a secret is none. */
+int cli_unlock(struct cli *cli, const char *name, bool last);
+/* cli_unlock() to the end, with a sync only if the replica does not know a key that has to do with the entry. An exit code. */
+int cli_unlock_synced(struct cli *cli, const char *name);
 /* The subtree that the entry (full name) is in, if that is encrypted; free(). NULL: none. */
 char *cli_encrypted_subtree(struct cli *cli, const char *name);
 /* The account for the library, with the password (asked for now, if need be) and --timeout. An exit code. */
@@ -216,7 +227,7 @@ void cli_on_state(struct cli *cli, enum dovetail_state state, enum dovetail_stat
 void cli_on_progress(struct cli *cli, uint64_t entries, uint64_t bytes, uint64_t writes_left);
 void cli_on_notice(struct cli *cli, enum dovetail_notice notice, const char *mailbox, const char *entry, const char *text);
 
-/* (signals.c) SIGINT, SIGTERM and SIGHUP become readable at the descriptor returned, until cli_signals_end(). Only
+/* (signals.c) SIGINT, SIGTERM and SIGHUP (if not ignored) become readable at the descriptor returned, until cli_signals_end(). Only
    for waits of the command's own: elsewhere they end the process, which harms nothing. -1: printed why. */
 int cli_signals_begin(struct cli *cli);
 /* 0, or the signal that has come */
@@ -246,7 +257,7 @@ int cli_fail_memory(struct cli *cli);
 /* A name or value for a terminal: control characters, and what is no UTF-8, as \xNN; newlines and tabs as they are if
    lines. */
 void cli_put_safe(FILE *out, const void *data, size_t size, bool lines);
-/* A JSON string with quotes; size octets that must be UTF-8. */
+/* A JSON string with quotes; what would do something to a terminal as \uNNNN, octets that are no UTF-8 as \ufffd. */
 void cli_put_json(FILE *out, const char *data, size_t size);
 /* ,"value":"…" or ,"base64":"…", as in doveadm metasync export */
 void cli_put_json_value(FILE *out, const void *data, size_t size);
@@ -281,6 +292,8 @@ void cli_secret_free(char *secret);
    total 0: unknown, then text alone; else a bar. Calls may be frequent: it draws at most ten times a second. */
 void cli_progress(struct cli *cli, const char *text, uint64_t done, uint64_t total);
 void cli_progress_end(struct cli *cli);
+/* For who waits while the last text (without a bar) is still true: shows it. ms until it wants to be called again, -1: never. */
+int cli_progress_wait(struct cli *cli);
 /* ms, of a clock that only goes on */
 int64_t cli_now(void);
 

@@ -103,6 +103,23 @@ static void quote(FILE *out, const char *text)
 	putc('"', out);
 }
 
+static bool is_line(const char *text)
+{
+	return text[0] != '\0' && strpbrk(text, "\r\n") == NULL && cli_is_text(text, strlen(text));
+}
+
+/* Whether note_secret() can note where it comes from. */
+static bool can_note(struct cli *cli, const struct secret_options *options, int *exit_r)
+{
+	const char *where = options->command != NULL ? options->command : options->key_file;
+
+	if (where == NULL || is_line(where))
+		return true;
+	*exit_r = cli_usage(cli, "%s cannot be noted in the account file: it is empty, not UTF-8, or more than a line",
+			    options->command != NULL ? "the command" : "the path");
+	return false;
+}
+
 /* Notes where the secret comes from, in place of what was noted for the subtree; for a person or standard input that
    is nothing, so nothing is noted, and what was is kept unless it cannot be right any more (stale). */
 static int note_secret(struct cli *cli, const struct secret_options *options, const char *subtree, bool stale)
@@ -115,10 +132,13 @@ static int note_secret(struct cli *cli, const struct secret_options *options, co
 
 	if (where == NULL)
 		return stale ? cli_account_note_key(cli, subtree, NULL) : CLI_OK;
-	if (strpbrk(where, "\r\n") != NULL || !cli_is_text(where, strlen(where)))
-		return cli_usage(cli, "this cannot be noted in the account file");
 	if (options->key_file != NULL && (path = realpath(options->key_file, NULL)) == NULL)
 		return cli_fail_errno(cli, options->key_file);
+	if (path != NULL && !is_line(path)) {
+		cli_error(cli, "the path of the key file cannot be noted in the account file");
+		free(path);
+		return CLI_CONFIG;
+	}
 	out = open_memstream(&line, &size);
 	if (out == NULL) {
 		free(path);
@@ -133,14 +153,27 @@ static int note_secret(struct cli *cli, const struct secret_options *options, co
 	return ret;
 }
 
+/* After the subtree got a new key here: from now on another secret is needed, whenever the server gets to know of it. */
+static int
+note_and_send(struct cli *cli, enum dovetail_status status, const struct secret_options *options, const char *subtree, bool stale)
+{
+	int note, ret;
+
+	if (status != DOVETAIL_OK)
+		return cli_fail(cli, status, subtree);
+	note = note_secret(cli, options, subtree, stale);
+	ret = cli_sync(cli, CLI_TO_WRITE, NULL);
+	return ret != CLI_OK ? ret : note;
+}
+
 /* ---- The commands ---- */
 
 /* Fresh, without any key. */
-static int open_locked(struct cli *cli)
+static int open_locked(struct cli *cli, enum cli_purpose purpose)
 {
 	int ret = cli_open(cli);
 
-	return ret == CLI_OK ? cli_sync(cli, CLI_TO_READ, NULL) : ret;
+	return ret == CLI_OK ? cli_sync(cli, purpose, NULL) : ret;
 }
 
 int cmd_encrypt(struct cli *cli)
@@ -154,24 +187,24 @@ int cmd_encrypt(struct cli *cli)
 		{ .name = NULL }
 	};
 	struct dovetail_secret secret;
+	enum dovetail_status status;
 	char *subtree, *passphrase;
 	int ret;
 
-	if (!cli_parse(cli, options, 1, 1, &ret) || !secret_options_check(cli, &from, &ret))
+	if (!cli_parse(cli, options, 1, 1, &ret) || !secret_options_check(cli, &from, &ret) || !can_note(cli, &from, &ret))
 		return ret;
 	if (cli->offline)
 		return cli_usage(cli, "encrypt cannot be --offline: another device may have begun already");
 	cli->online = true;
-	if ((ret = cli_open_fresh(cli, CLI_TO_CHANGE, NULL)) != CLI_OK)
+	if ((ret = open_locked(cli, CLI_TO_CHANGE)) != CLI_OK)
 		return ret;
 	subtree = cli_full_name(cli, cli->args[0]);
 	if (subtree == NULL)
 		return cli_fail_memory(cli);
 	ret = secret_get(cli, &from, subtree, true, &secret, &passphrase);
 	if (ret == CLI_OK) {
-		ret = send_result(cli, dovetail_encrypt(cli->replica, subtree, &secret, &encrypt), subtree);
-		if (ret == CLI_OK)
-			ret = note_secret(cli, &from, subtree, false);
+		status = dovetail_encrypt(cli->replica, subtree, &secret, &encrypt);
+		ret = note_and_send(cli, status, &from, subtree, false);
 	}
 	cli_secret_free(passphrase);
 	free(subtree);
@@ -190,8 +223,8 @@ int cmd_unlock(struct cli *cli)
 	char *subtree, *passphrase;
 	int ret;
 
-	if (!cli_parse(cli, options, 1, 1, &ret) || !secret_options_check(cli, &from, &ret) ||
-	    (ret = open_locked(cli)) != CLI_OK)
+	if (!cli_parse(cli, options, 1, 1, &ret) || !secret_options_check(cli, &from, &ret) || !can_note(cli, &from, &ret) ||
+	    (ret = open_locked(cli, CLI_TO_READ)) != CLI_OK)
 		return ret;
 	subtree = cli_full_name(cli, cli->args[0]);
 	if (subtree == NULL)
@@ -261,7 +294,7 @@ int cmd_secret(struct cli *cli)
 		return cli_usage(cli, "only secret add takes a secret");
 	/* listing needs no key */
 	if (list)
-		ret = open_locked(cli);
+		ret = open_locked(cli, CLI_TO_READ);
 	else
 		ret = cli_open_fresh(cli, CLI_TO_CHANGE, cli->args[1]);
 	if (ret != CLI_OK)
@@ -285,23 +318,21 @@ int cmd_rotate(struct cli *cli)
 		{ .name = NULL }
 	};
 	struct dovetail_secret secret;
+	enum dovetail_status status;
 	char *subtree, *passphrase;
-	int ret, note = CLI_OK;
+	int ret;
 
-	if (!cli_parse(cli, options, 1, 1, &ret) || !secret_options_check(cli, &from, &ret) ||
+	if (!cli_parse(cli, options, 1, 1, &ret) || !secret_options_check(cli, &from, &ret) || !can_note(cli, &from, &ret) ||
 	    (ret = cli_open_fresh(cli, CLI_TO_CHANGE, cli->args[0])) != CLI_OK)
 		return ret;
 	subtree = cli_full_name(cli, cli->args[0]);
 	if (subtree == NULL)
 		return cli_fail_memory(cli);
 	ret = secret_get(cli, &from, subtree, true, &secret, &passphrase);
-	if (ret == CLI_OK)
-		ret = send_result(cli, dovetail_rotate_key(cli->replica, subtree, label, &secret), subtree);
-	/* the old secret opens nothing any more, once the new key is in the queue */
-	if (ret == CLI_OK || ret == CLI_OFFLINE)
-		note = note_secret(cli, &from, subtree, true);
-	if (ret == CLI_OK)
-		ret = note;
+	if (ret == CLI_OK) {
+		status = dovetail_rotate_key(cli->replica, subtree, label, &secret);
+		ret = note_and_send(cli, status, &from, subtree, true);
+	}
 	cli_secret_free(passphrase);
 	free(subtree);
 	return ret;

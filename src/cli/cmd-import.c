@@ -4,6 +4,7 @@
    written, in change sets. What comes from a pipe is kept in a temporary file for that. */
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -14,9 +15,7 @@
 
 /* JSON takes up to six octets for one (\u0000), base64 less. */
 #define LINE_MAX_OF(value) ((value) * 6 + 65536)
-#define VALUE_MAX (16 * 1024 * 1024)
-/* A change set ends after so many entries (the library's limit) or octets. */
-#define SET_MAX 100
+/* A change set ends after so many octets, too. */
 #define SET_BYTES (1024 * 1024)
 
 struct import {
@@ -28,7 +27,7 @@ struct import {
 
 	struct dovetail_changes *set;
 	/* the names in it, owned */
-	struct { char *mailbox, *entry; } names[SET_MAX];
+	struct { char *mailbox, *entry; } names[CLI_SET_MAX];
 	unsigned int set_count;
 	size_t set_bytes;
 
@@ -104,6 +103,14 @@ static void set_forget(struct import *import)
 	import->set_bytes = 0;
 }
 
+/* Sets before this one are written. */
+static int import_failed(struct import *import, enum dovetail_status status)
+{
+	cli_error(import->cli, "line %llu: %s; lines before it may have been written", import->number,
+		  dovetail_error(import->cli->replica));
+	return cli_exit_of(status);
+}
+
 static int set_commit(struct import *import)
 {
 	enum dovetail_status status;
@@ -112,7 +119,14 @@ static int set_commit(struct import *import)
 		return CLI_OK;
 	status = dovetail_changes_commit(import->set);
 	set_forget(import);
-	return status == DOVETAIL_OK ? CLI_OK : cli_fail(import->cli, status, NULL);
+	return status == DOVETAIL_OK ? CLI_OK : import_failed(import, status);
+}
+
+static bool is_same_name(const char *mailbox, const char *entry, const struct import_line *line)
+{
+	bool inbox = strcasecmp(mailbox, "INBOX") == 0 && strcasecmp(line->mailbox, "INBOX") == 0;
+
+	return strcasecmp(entry, line->entry) == 0 && (inbox || strcmp(mailbox, line->mailbox) == 0);
 }
 
 /* Whether the set that is being collected has the entry. */
@@ -121,7 +135,7 @@ static bool is_in_set(const struct import *import, const struct import_line *lin
 	unsigned int i;
 
 	for (i = 0; i < import->set_count; i++) {
-		if (strcmp(import->names[i].mailbox, line->mailbox) == 0 && strcasecmp(import->names[i].entry, line->entry) == 0)
+		if (is_same_name(import->names[i].mailbox, import->names[i].entry, line))
 			return true;
 	}
 	return false;
@@ -152,7 +166,7 @@ static int import_write(struct import *import, const struct import_line *line)
 		import->same++;
 		return CLI_OK;
 	}
-	if (import->set_count == SET_MAX || import->set_bytes + line->size > SET_BYTES) {
+	if (import->set_count == CLI_SET_MAX || import->set_bytes + line->size > SET_BYTES) {
 		ret = set_commit(import);
 		if (ret != CLI_OK)
 			return ret;
@@ -162,7 +176,7 @@ static int import_write(struct import *import, const struct import_line *line)
 	if (status == DOVETAIL_OK)
 		status = dovetail_changes_add(import->set, line->mailbox, line->entry, line->data, line->size);
 	if (status != DOVETAIL_OK)
-		return cli_fail(import->cli, status, line->entry);
+		return import_failed(import, status);
 	import->names[import->set_count].mailbox = strdup(line->mailbox);
 	import->names[import->set_count].entry = strdup(line->entry);
 	import->set_count++;
@@ -236,33 +250,45 @@ import_each(struct import *import, const char *what, int (*each)(struct import *
 	return ret;
 }
 
-/* Copies standard input into a temporary file that has no name. */
-static int spool(struct cli *cli, FILE **file_r)
+/* A file without a name in TMPDIR, which tmpfile() does not look at. NULL: errno. */
+static FILE *temporary_file(void)
+{
+	const char *directory = getenv("TMPDIR");
+	FILE *file = NULL;
+	char *path;
+	int fd;
+
+	if (asprintf(&path, "%s/dovetail-XXXXXX", directory != NULL && directory[0] != '\0' ? directory : P_tmpdir) < 0)
+		return NULL;
+	fd = mkostemp(path, O_CLOEXEC);
+	if (fd != -1) {
+		unlink(path);
+		file = fdopen(fd, "w+");
+	}
+	if (fd != -1 && file == NULL)
+		close(fd);
+	free(path);
+	return file;
+}
+
+/* Copies standard input to the file. */
+static int spool(struct cli *cli, FILE *file)
 {
 	char buffer[65536];
 	ssize_t ret;
-	FILE *file;
 
-	file = tmpfile();
-	if (file == NULL)
-		return cli_fail_errno(cli, "a temporary file");
 	while ((ret = read(STDIN_FILENO, buffer, sizeof(buffer))) != 0) {
 		if (ret < 0 && errno == EINTR)
 			continue;
 		if (ret < 0) {
 			cli_fail_errno(cli, "standard input");
-			fclose(file);
 			return CLI_FAILED;
 		}
-		fwrite(buffer, 1, ret, file);
+		/* what could not be written is not missed by fflush() */
+		if (fwrite(buffer, 1, ret, file) != (size_t)ret)
+			return cli_fail_errno(cli, "a temporary file");
 	}
-	if (fflush(file) != 0) {
-		cli_fail_errno(cli, "a temporary file");
-		fclose(file);
-		return CLI_SYSTEM;
-	}
-	*file_r = file;
-	return CLI_OK;
+	return fflush(file) == 0 ? CLI_OK : cli_fail_errno(cli, "a temporary file");
 }
 
 static int import_open(struct import *import)
@@ -275,9 +301,12 @@ static int import_open(struct import *import)
 	if (strcmp(path, "-") == 0) {
 		if (isatty(STDIN_FILENO) == 1)
 			cli_warn(cli, "reading from the terminal; Ctrl-D in an empty line ends it");
-		ret = spool(cli, &import->file);
-		if (ret != CLI_OK)
+		if ((import->file = temporary_file()) == NULL)
+			return cli_fail_errno(cli, "a temporary file");
+		if ((ret = spool(cli, import->file)) != CLI_OK) {
+			fclose(import->file);
 			return ret;
+		}
 	} else if ((import->file = fopen(path, "re")) == NULL) {
 		cli_fail_errno(cli, path);
 		return CLI_FAILED;
@@ -325,7 +354,7 @@ int cmd_import(struct cli *cli)
 		return cli_usage(cli, "import: the lines say the mailbox, not --mailbox");
 	if ((ret = cli_account_load(cli)) != CLI_OK || (ret = import_open(&import)) != CLI_OK)
 		return ret;
-	import.value_max = cli->account->sync.max_value != 0 ? cli->account->sync.max_value : VALUE_MAX;
+	import.value_max = cli_max_value(cli);
 	ret = cli_open_fresh(cli, CLI_TO_CHANGE, NULL);
 	if (ret == CLI_OK)
 		ret = import_run(&import, dry_run);

@@ -65,6 +65,10 @@ static bool put_key(struct login *login, FILE *out, const char *key, const char 
 		cli_error(login->cli, "%s: not UTF-8", key);
 		return false;
 	}
+	if (value[0] == '\0' && strcmp(key, "proxy") != 0) {
+		cli_error(login->cli, "%s: a value is needed", key);
+		return false;
+	}
 	if (strpbrk(value, "\r\n") != NULL || value[0] == ' ' || value[0] == '\t' ||
 	    (value[0] != '\0' && strchr(" \t", value[strlen(value) - 1]) != NULL)) {
 		cli_error(login->cli, "%s: line ends, and blanks at the ends, cannot be in the account file", key);
@@ -82,8 +86,10 @@ static bool put_path(struct login *login, FILE *out, const char *key, const char
 	if (path == NULL || path[0] == '/' || strncmp(path, "~/", 2) == 0)
 		return put_key(login, out, key, path);
 	directory = getcwd(NULL, 0);
-	if (directory == NULL || asprintf(&full, "%s/%s", directory, path) < 0)
+	if (directory == NULL || asprintf(&full, "%s/%s", directory, path) < 0) {
+		cli_fail_errno(login->cli, path);
 		full = NULL;
+	}
 	free(directory);
 	ret = full != NULL && put_key(login, out, key, full);
 	free(full);
@@ -194,18 +200,22 @@ int cmd_login(struct cli *cli)
 	struct login login = { .cli = cli };
 	const struct cli_option options[] = {
 		{ .name = "host", .arg = "HOST", .string = &login.host, .help = "the server" },
-		{ .name = "port", .arg = "PORT", .number = &login.port, .help = "if not 993, or 143 with STARTTLS" },
-		{ .name = "tls", .arg = "MODE", .string = &login.tls, .help = "imaps, starttls or none; imaps is the default but on port 143" },
+		{ .name = "port", .arg = "PORT", .number = &login.port, .min = 1, .help = "if not 993, or 143 with STARTTLS" },
+		{ .name = "tls", .arg = "MODE", .string = &login.tls,
+		  .help = "imaps, starttls or none; imaps is the default but on port 143" },
 		{ .letter = 'u', .name = "user", .arg = "USER", .string = &login.user, .help = "the user name, if not ADDRESS" },
 		{ .name = "password-command", .arg = "COMMAND", .string = &login.password_command,
 		  .help = "the password is the first line that /bin/sh -c COMMAND prints" },
 		{ .name = "token-command", .arg = "COMMAND", .string = &login.token_command,
 		  .help = "the same for an OAuth 2.0 access token" },
 		{ .name = "netrc", .arg = "FILE", .string = &login.netrc, .help = "the password is in FILE, see netrc(5)" },
-		{ .name = "store-password", .flag = &login.store_password, .help = "ask for the password and keep it in the account file" },
-		{ .name = "mechanism", .arg = "NAME", .string = &login.mechanism, .help = "a SASL mechanism, if not the best of both sides" },
+		{ .name = "store-password", .flag = &login.store_password,
+		  .help = "ask for the password and keep it in the account file" },
+		{ .name = "mechanism", .arg = "NAME", .string = &login.mechanism,
+		  .help = "a SASL mechanism, if not the best of both sides" },
 		{ .name = "proxy", .arg = "URL", .string = &login.proxy, .help = "socks5h://HOST:PORT or http://HOST:PORT" },
-		{ .name = "ca-file", .arg = "FILE", .string = &login.ca_file, .help = "trust these certificates (PEM), not the system's" },
+		{ .name = "ca-file", .arg = "FILE", .string = &login.ca_file,
+		  .help = "trust these certificates (PEM), not the system's" },
 		{ .name = "insecure", .flag = &login.insecure, .help = "do not check the certificate; for tests" },
 		{ .name = "prefix", .arg = "ENTRY", .string = &login.prefix, .help = "where short names are" },
 		{ .name = "no-check", .flag = &login.no_check, .help = "do not look at the server" },

@@ -49,7 +49,8 @@ int cmd_ls(struct cli *cli)
 		{ .letter = 'l', .name = "long", .flag = &ls.details, .help = "with flags, modseq and size" },
 		{ .letter = 'j', .name = "json", .flag = &ls.json, .help = "a JSON object for each entry" },
 		{ .letter = 'A', .name = "all-mailboxes", .flag = &ls.all_mailboxes, .help = "of the account and all mailboxes" },
-		{ .letter = 'e', .name = "everything", .flag = &ls.everything, .help = "all names, not only those below the prefix" },
+		{ .letter = 'e', .name = "everything", .flag = &ls.everything,
+		  .help = "all names, not only those below the prefix" },
 		{ .name = NULL }
 	};
 	struct dovetail_entry entry;

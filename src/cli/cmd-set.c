@@ -5,21 +5,21 @@
 
 #include "cli.h"
 
-/* A value that is larger than any server takes is not read to its end. The library's limit on what a server sends is
-   the same. */
-#define VALUE_MAX (16 * 1024 * 1024)
-
 /* ---- set ---- */
 
 /* The value by the arguments; free(). */
 static int set_value(struct cli *cli, const char *file, bool chomp, char **data_r, size_t *size_r)
 {
-	size_t max = cli->account->sync.max_value != 0 ? cli->account->sync.max_value : VALUE_MAX;
+	size_t max = cli_max_value(cli);
 	const char *value = cli->arg_count > 1 ? cli->args[1] : NULL;
 	int ret = CLI_OK;
 
 	if (value != NULL && strcmp(value, "-") != 0) {
 		*size_r = strlen(value);
+		if (*size_r > max) {
+			cli_error(cli, "the value: more than %zu octets", max);
+			return CLI_USAGE;
+		}
 		*data_r = strdup(value);
 		return *data_r != NULL ? CLI_OK : cli_fail_memory(cli);
 	}
@@ -30,6 +30,19 @@ static int set_value(struct cli *cli, const char *file, bool chomp, char **data_
 			--*size_r;
 	}
 	return ret;
+}
+
+/* A write into a subtree whose key is not known here waits for it. An exit code. */
+static int check_sent(struct cli *cli, const char *name, const char *arg)
+{
+	struct dovetail_entry entry;
+	const unsigned int waits = DOVETAIL_ENTRY_PENDING | DOVETAIL_ENTRY_LOCKED;
+
+	if (cli->offline || dovetail_get(cli->replica, cli_mailbox(cli), name, &entry) != DOVETAIL_OK ||
+	    (entry.flags & waits) != waits)
+		return CLI_OK;
+	cli_error(cli, "queued, not sent: %s is encrypted; \"dovetail unlock\" opens it", arg);
+	return CLI_LOCKED;
 }
 
 int cmd_set(struct cli *cli)
@@ -58,11 +71,13 @@ int cmd_set(struct cli *cli)
 	/* the value first: its end may be long in coming */
 	ret = set_value(cli, file, chomp, &data, &size);
 	if (ret == CLI_OK)
-		ret = cli_unlock(cli, name, true);
+		ret = cli_unlock_synced(cli, name);
 	if (ret == CLI_OK) {
 		status = dovetail_set(cli->replica, cli_mailbox(cli), name, data, size);
 		ret = status != DOVETAIL_OK ? cli_fail(cli, status, cli->args[0]) : cli_sync(cli, CLI_TO_WRITE, NULL);
 	}
+	if (ret == CLI_OK)
+		ret = check_sent(cli, name, cli->args[0]);
 	free(data);
 	free(name);
 	return ret;
@@ -109,22 +124,35 @@ static enum dovetail_status rm_collect(struct cli *cli, const char *name, char *
 	return status == DOVETAIL_NOT_FOUND ? (count > 0 ? DOVETAIL_OK : DOVETAIL_NOT_FOUND) : status;
 }
 
+/* Removes the next names as one change set; *names goes behind them. */
+static enum dovetail_status rm_set(struct cli *cli, char ***names)
+{
+	struct dovetail_changes *changes;
+	enum dovetail_status status;
+	unsigned int i;
+
+	status = dovetail_changes_begin(cli->replica, &changes);
+	if (status != DOVETAIL_OK)
+		return status;
+	for (i = 0; i < CLI_SET_MAX && **names != NULL && status == DOVETAIL_OK; i++, ++*names)
+		status = dovetail_changes_add(changes, cli_mailbox(cli), **names, NULL, 0);
+	if (status == DOVETAIL_OK)
+		return dovetail_changes_commit(changes);
+	dovetail_changes_abort(changes);
+	return status;
+}
+
 static enum dovetail_status rm_recursive(struct cli *cli, const char *name)
 {
 	enum dovetail_status status;
-	char **names;
-	size_t i;
+	char **names, **next;
 
 	status = rm_collect(cli, name, &names);
-	for (i = 0; names != NULL && names[i] != NULL; i++) {
-		if (status == DOVETAIL_OK)
-			status = dovetail_unset(cli->replica, cli_mailbox(cli), names[i]);
-		if (status == DOVETAIL_NOT_FOUND) {
-			/* somebody else was faster */
-			status = DOVETAIL_OK;
-		}
-		free(names[i]);
-	}
+	next = names;
+	while (status == DOVETAIL_OK && *next != NULL)
+		status = rm_set(cli, &next);
+	for (next = names; next != NULL && *next != NULL; next++)
+		free(*next);
 	free(names);
 	return status;
 }
@@ -133,9 +161,14 @@ static int rm_one(struct cli *cli, const struct rm_options *options, const char 
 {
 	enum dovetail_status status;
 	char *name = cli_full_name(cli, arg);
+	int ret;
 
 	if (name == NULL)
 		return cli_fail_memory(cli);
+	if (!options->refused && (ret = cli_unlock(cli, name, true)) != CLI_OK) {
+		free(name);
+		return ret;
+	}
 	if (options->refused)
 		status = dovetail_refused_forget(cli->replica, cli_mailbox(cli), name);
 	else if (options->recursive)

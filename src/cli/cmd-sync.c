@@ -89,9 +89,10 @@ static enum dovetail_status status_json(struct status *status, const struct dove
 	put_json_text("replica", account->replica);
 	put_json_text("prefix", account->prefix);
 	put_json_text("server", status_server(counts));
-	printf(",\"synced_at\":\"%lld\",\"epoch\":%u,\"modseq\":\"%llu\",\"entries\":\"%llu\",\"bytes\":\"%llu\",\"pending\":\"%llu\"",
-	       (long long)counts->synced_at, counts->epoch, (unsigned long long)counts->modseq,
-	       (unsigned long long)counts->entries, (unsigned long long)counts->bytes, (unsigned long long)counts->pending);
+	printf(",\"synced_at\":\"%lld\",\"epoch\":%u,\"modseq\":\"%llu\"", (long long)counts->synced_at, counts->epoch,
+	       (unsigned long long)counts->modseq);
+	printf(",\"entries\":\"%llu\",\"bytes\":\"%llu\",\"pending\":\"%llu\"", (unsigned long long)counts->entries,
+	       (unsigned long long)counts->bytes, (unsigned long long)counts->pending);
 	fputs(",\"refused\":[", stdout);
 	ret = dovetail_refused_each(status->cli->replica, print_refused, status);
 	fputs("]}\n", stdout);

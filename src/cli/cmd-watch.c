@@ -1,6 +1,7 @@
 /* dovetail watch: shows changes as they come, or runs a command for each, until a signal. */
 
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,6 +29,9 @@ struct watch {
 	struct dovetail_sync *sync;
 	/* -1: cannot be used */
 	int files_fd;
+	/* standard output, see output_write() */
+	FILE *out;
+	int out_error;
 	bool json, all_mailboxes, all;
 	uint64_t count, told;
 	/* a look is due */
@@ -41,31 +45,67 @@ struct watch {
 	int failed;
 };
 
+/* ---- Output ---- */
+
+/* For fopencookie(). Who reads it may not go on reading: that must not keep a signal from being heard. */
+static ssize_t output_write(void *context, const char *data, size_t size)
+{
+	struct watch *watch = context;
+	struct pollfd fds[2] = { { .fd = STDOUT_FILENO, .events = POLLOUT }, { .fd = watch->cli->signal_fd, .events = POLLIN } };
+	size_t done = 0;
+	ssize_t ret;
+
+	while (done < size && watch->cli->signal == 0) {
+		ret = poll(fds, 2, -1);
+		if (ret >= 0 && fds[1].revents != 0)
+			break;
+		/* so much is written without waiting */
+		if (ret >= 0)
+			ret = write(STDOUT_FILENO, data + done, size - done < PIPE_BUF ? size - done : PIPE_BUF);
+		if (ret < 0 && errno != EINTR) {
+			watch->out_error = errno;
+			return 0;
+		}
+		done += ret > 0 ? ret : 0;
+	}
+	return done;
+}
+
+/* An exit code. What a signal has cut short is no failure. */
+static int output_flush(struct watch *watch)
+{
+	fflush(watch->out);
+	if (watch->out_error == 0)
+		return CLI_OK;
+	cli_error(watch->cli, "cannot write to standard output: %s", strerror(watch->out_error));
+	return CLI_SYSTEM;
+}
+
 /* ---- Showing ---- */
 
-static void show_json(const struct watch_event *event, const struct dovetail_entry *entry)
+static void show_json(const struct watch *watch, const struct watch_event *event, const struct dovetail_entry *entry)
 {
 	struct dovetail_entry gone = { .mailbox = event->mailbox, .name = event->name };
 
-	printf("{\"event\":\"%s\",", entry != NULL ? "set" : "removed");
-	cli_put_json_entry(stdout, entry != NULL ? entry : &gone);
+	fprintf(watch->out, "{\"event\":\"%s\",", entry != NULL ? "set" : "removed");
+	cli_put_json_entry(watch->out, entry != NULL ? entry : &gone);
 	if (entry != NULL) {
-		printf(",\"size\":\"%zu\"", entry->size);
-		cli_put_json_flags(stdout, entry->flags);
+		fprintf(watch->out, ",\"size\":\"%zu\"", entry->size);
+		cli_put_json_flags(watch->out, entry->flags);
 		if (entry->data != NULL)
-			cli_put_json_value(stdout, entry->data, entry->size);
+			cli_put_json_value(watch->out, entry->data, entry->size);
 	}
-	fputs("}\n", stdout);
+	fputs("}\n", watch->out);
 }
 
 /* The value's first line, as far as it fits. */
-static void show_value(const struct dovetail_entry *entry)
+static void show_value(const struct watch *watch, const struct dovetail_entry *entry)
 {
 	const char *data = entry->data, *end;
 	size_t length = entry->size;
 
 	if (data == NULL) {
-		fputs((entry->flags & DOVETAIL_ENTRY_NOT_HERE) != 0 ? "(large)" : "(encrypted)", stdout);
+		fputs((entry->flags & DOVETAIL_ENTRY_NOT_HERE) != 0 ? "(large)" : "(encrypted)", watch->out);
 		return;
 	}
 	end = memchr(data, '\n', length);
@@ -77,9 +117,9 @@ static void show_value(const struct dovetail_entry *entry)
 		while (length > 56 && (data[length] & 0xc0) == 0x80)
 			length--;
 	}
-	cli_put_safe(stdout, data, length, false);
+	cli_put_safe(watch->out, data, length, false);
 	if (length < entry->size && !(end == data + length && length + 1 == entry->size))
-		fputs(" ...", stdout);
+		fputs(" ...", watch->out);
 }
 
 static void show_text(const struct watch *watch, const struct watch_event *event, const struct dovetail_entry *entry)
@@ -87,17 +127,17 @@ static void show_text(const struct watch *watch, const struct watch_event *event
 	const char *name = cli_short_name(watch->cli, event->name);
 
 	if (watch->all_mailboxes) {
-		cli_put_safe(stdout, event->mailbox, strlen(event->mailbox), false);
-		putchar('\t');
+		cli_put_safe(watch->out, event->mailbox, strlen(event->mailbox), false);
+		putc('\t', watch->out);
 	}
-	cli_put_safe(stdout, name, strlen(name), false);
+	cli_put_safe(watch->out, name, strlen(name), false);
 	if (entry == NULL) {
-		fputs(" removed\n", stdout);
+		fputs(" removed\n", watch->out);
 		return;
 	}
-	fputs(" = ", stdout);
-	show_value(entry);
-	putchar('\n');
+	fputs(" = ", watch->out);
+	show_value(watch, entry);
+	putc('\n', watch->out);
 }
 
 static void tell(struct watch *watch, const struct watch_event *event)
@@ -114,7 +154,7 @@ static void tell(struct watch *watch, const struct watch_event *event)
 	watch->told++;
 	if (watch->exec.argv == NULL) {
 		if (watch->json)
-			show_json(event, status == DOVETAIL_OK ? &entry : NULL);
+			show_json(watch, event, status == DOVETAIL_OK ? &entry : NULL);
 		else
 			show_text(watch, event, status == DOVETAIL_OK ? &entry : NULL);
 	} else if (status == DOVETAIL_OK && entry.data == NULL) {
@@ -135,7 +175,7 @@ static int tell_all(struct watch *watch)
 	const struct watch_event *event;
 	int ret;
 
-	while (watch->exec.pid_fd == -1 && !is_done(watch)) {
+	while (watch->exec.pid_fd == -1 && !is_done(watch) && ferror(watch->out) == 0) {
 		event = watch_view_next(watch->view);
 		if (event != NULL) {
 			tell(watch, event);
@@ -148,7 +188,7 @@ static int tell_all(struct watch *watch)
 		if (ret != CLI_OK)
 			return ret;
 	}
-	return cli_flush(watch->cli, CLI_OK);
+	return output_flush(watch);
 }
 
 /* ---- Syncing ---- */
@@ -156,7 +196,7 @@ static int tell_all(struct watch *watch)
 static void show_state(struct watch *watch, const char *state)
 {
 	if (watch->json && watch->exec.argv == NULL)
-		printf("{\"event\":\"state\",\"state\":\"%s\"}\n", state);
+		fprintf(watch->out, "{\"event\":\"state\",\"state\":\"%s\"}\n", state);
 }
 
 static void on_state(void *context, enum dovetail_state state, enum dovetail_status status, const char *text)
@@ -282,11 +322,11 @@ static int sooner(int timeout, int64_t left)
 
 static int wait_timeout(const struct watch *watch)
 {
+	int timeout = cli_progress_wait(watch->cli);
 	int64_t now = cli_now();
-	int timeout = -1;
 
-	if (watch->sync != NULL)
-		timeout = dovetail_sync_timeout(watch->sync);
+	if (watch->sync != NULL && dovetail_sync_timeout(watch->sync) >= 0)
+		timeout = sooner(timeout, dovetail_sync_timeout(watch->sync));
 	else if (watch->retry_at != 0)
 		timeout = sooner(timeout, watch->retry_at - now);
 	if (watch->settle_at != 0)
@@ -322,9 +362,8 @@ static int wait_once(struct watch *watch, bool *end_r)
 		return CLI_OK;
 	}
 	if ((fds[FD_OUTPUT].revents & POLLERR) != 0) {
-		cli_error(watch->cli, "cannot write to standard output: %s", strerror(EPIPE));
-		*end_r = true;
-		return CLI_SYSTEM;
+		watch->out_error = EPIPE;
+		return output_flush(watch);
 	}
 	if (fds[FD_CHILD].revents != 0)
 		watch_exec_end(watch->cli, &watch->exec);
@@ -347,6 +386,8 @@ static int watch_run(struct watch *watch)
 	files_watch(watch);
 	if (cli_signals_begin(watch->cli) == -1)
 		return CLI_SYSTEM;
+	if ((watch->out = fopencookie(watch, "w", (cookie_io_functions_t){ .write = output_write })) == NULL)
+		return cli_fail_memory(watch->cli);
 	/* what is here already is no change */
 	watch->dirty = true;
 	ret = tell_all(watch);
@@ -362,6 +403,7 @@ static int watch_run(struct watch *watch)
 	cli_progress_end(watch->cli);
 	watch_exec_stop(watch->cli, &watch->exec);
 	dovetail_sync_free(watch->sync);
+	fclose(watch->out);
 	if (watch->files_fd != -1)
 		close(watch->files_fd);
 	cli_signals_end(watch->cli);
@@ -376,9 +418,11 @@ int cmd_watch(struct cli *cli)
 		{ .letter = 'j', .name = "json", .flag = &watch.json, .help = "a JSON object for each change" },
 		{ .letter = 'x', .name = "exec", .arg = "COMMAND", .string = &exec,
 		  .help = "run COMMAND for each change; it is split at blanks outside of \"\"" },
-		{ .letter = 'A', .name = "all-mailboxes", .flag = &watch.all_mailboxes, .help = "of the account and all mailboxes" },
+		{ .letter = 'A', .name = "all-mailboxes", .flag = &watch.all_mailboxes,
+		  .help = "of the account and all mailboxes" },
 		{ .name = "all", .flag = &watch.all, .help = "begin with all that is there" },
-		{ .letter = 'c', .name = "count", .arg = "NUMBER", .number = &watch.count, .help = "end after so many changes" },
+		{ .letter = 'c', .name = "count", .arg = "NUMBER", .number = &watch.count, .min = 1,
+		  .help = "end after so many changes" },
 		{ .name = NULL }
 	};
 	char *name = NULL, *words = NULL, **split = NULL;
@@ -405,7 +449,7 @@ int cmd_watch(struct cli *cli)
 	if (ret == CLI_OK && (name = cli_full_name(cli, cli->arg_count > 0 ? cli->args[0] : "")) == NULL)
 		ret = cli_fail_memory(cli);
 	if (ret == CLI_OK)
-		ret = cli_unlock(cli, name, true);
+		ret = cli_unlock_synced(cli, name);
 	if (ret == CLI_OK) {
 		watch.view = watch_view_new(cli, watch.all_mailboxes ? NULL : cli_mailbox(cli), name);
 		ret = watch.view == NULL ? cli_fail_memory(cli) : watch_run(&watch);

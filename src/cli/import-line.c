@@ -61,23 +61,6 @@ static bool member_text(const json_t *object, const char *key, const char **text
 	return member == NULL || *text_r != NULL;
 }
 
-static const char *check_entry(const char *name, size_t size)
-{
-	const char *p;
-
-	if (size > 1024)
-		return "\"entry\" is longer than 1024 octets";
-	if (strncasecmp(name, "/private/", 9) != 0 && strncasecmp(name, "/shared/", 8) != 0)
-		return "\"entry\" is not below /private/ or /shared/";
-	for (p = name; p < name + size; p++) {
-		if (*p < 0x20 || *p > 0x7e || *p == '*' || *p == '%')
-			return "\"entry\" has a character that no entry has";
-		if (*p == '/' && (p[1] == '/' || p[1] == '\0'))
-			return "\"entry\" has an empty part";
-	}
-	return NULL;
-}
-
 static const char *parse_names(struct import_line *line)
 {
 	size_t user_size, mailbox_size, entry_size;
@@ -90,9 +73,10 @@ static const char *parse_names(struct import_line *line)
 		return "\"mailbox\" is missing";
 	if (line->entry == NULL)
 		return "\"entry\" is missing";
-	if (strlen(line->mailbox) != mailbox_size || (line->user != NULL && strlen(line->user) != user_size))
+	if (strlen(line->mailbox) != mailbox_size || strlen(line->entry) != entry_size ||
+	    (line->user != NULL && strlen(line->user) != user_size))
 		return "a name has a NUL";
-	return check_entry(line->entry, entry_size);
+	return NULL;
 }
 
 static const char *parse_value(struct import_line *line)

@@ -20,7 +20,7 @@ struct import_line {
 };
 
 /* size octets without the line end. NULL: *line is filled in, for import_line_free(); else what is wrong, and nothing
-   is to be freed. The names are those that the library takes as far as their characters go. */
+   is to be freed. The names are UTF-8; the library says whether there can be such. */
 const char *import_line_parse(const char *text, size_t size, struct import_line *line);
 void import_line_free(struct import_line *line);
 /* Only blanks. */

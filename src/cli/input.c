@@ -137,6 +137,8 @@ static int tty_ask(struct cli *cli, const char *prompt, bool echo, char *line, s
 		silent = before;
 		silent.c_lflag &= ~(ECHO | ECHOE | ECHOK | ECHONL);
 		silent.c_lflag |= ICANON;
+		/* who goes on after Ctrl-Z would type with echo */
+		silent.c_cc[VSUSP] = _POSIX_VDISABLE;
 		set = tcsetattr(fd, TCSAFLUSH, &silent) == 0;
 	}
 	if (!echo && !set) {

@@ -21,16 +21,17 @@ static const struct cli_command commands[] = {
 	{ "rm", "NAME...", "remove entries", NULL, cmd_rm },
 	{ "ls", "[NAME]", "list entries at and below NAME", NULL, cmd_ls },
 	{ "watch", "[NAME] [-- COMMAND [ARG...]]", "show changes as they come, or run a command for each",
-	  "The command is run without a shell, for one change after the other. The value is its standard input. Its environment has\n"
-	  "DOVETAIL_EVENT (set, removed), DOVETAIL_ENTRY, DOVETAIL_NAME (short), DOVETAIL_MAILBOX, DOVETAIL_MODSEQ, DOVETAIL_SIZE.\n",
+	  "The command is run without a shell, for one change after the other. The value is its standard input. Its environment\n"
+	  "has DOVETAIL_EVENT (set, removed), DOVETAIL_ENTRY, DOVETAIL_NAME (short), DOVETAIL_MAILBOX, DOVETAIL_MODSEQ and\n"
+	  "DOVETAIL_SIZE.\n",
 	  cmd_watch },
 	{ "mirror", "DIR", "keep a folder in step with the entries, both ways, live",
 	  "Files become entries and entries files. See dovetail-mirror(1).\n", cmd_mirror },
 	{ "sync", "", "send what waits, and bring what is new", NULL, cmd_sync },
 	{ "status", "", "show the account, the replica and what waits", NULL, cmd_status },
 	{ "export", "[NAME]", "write entries as JSON lines", NULL, cmd_export },
-	{ "import", "[FILE]", "set entries from JSON lines: all that is in FILE or standard input, or nothing if a line is bad", NULL,
-	  cmd_import },
+	{ "import", "[FILE]", "set entries from JSON lines: all that is in FILE or standard input, or nothing if a line is bad",
+	  NULL, cmd_import },
 	{ "encrypt", "SUBTREE", "encrypt an entry and all below it from now on", NULL, cmd_encrypt },
 	{ "unlock", "SUBTREE", "try the secret of an encrypted subtree, and note in the account file where it comes from", NULL,
 	  cmd_unlock },
@@ -126,6 +127,8 @@ int main(int argc, char *argv[])
 
 	if (!descriptors_fill())
 		return CLI_SYSTEM;
+	/* a message is one write, also where several programs have one log */
+	setvbuf(stderr, NULL, _IOLBF, BUFSIZ);
 	/* a reader that has gone is an error of writing, told as such */
 	signal(SIGPIPE, SIG_IGN);
 	ret = run(&cli, argc > 0 ? argv + 1 : argv);

@@ -2,9 +2,13 @@
 
 #include <errno.h>
 #include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cli.h"
+
+/* octets of a message; longer ones are shown without their middle */
+#define MESSAGE_MAX 2000
 
 int cli_exit_of(enum dovetail_status status)
 {
@@ -46,21 +50,26 @@ int cli_exit_of(enum dovetail_status status)
 
 static void message_print(struct cli *cli, const char *format, va_list args)
 {
-	char text[2048];
-	int length;
+	char *text;
+	int length, left_out = 0;
 
-	length = vsnprintf(text, sizeof(text), format, args);
-	if (length < 0)
-		return;
-	if ((size_t)length >= sizeof(text)) {
-		length = sizeof(text) - 1;
-		memcpy(text + length - 3, "...", 3);
-	}
 	cli_progress_end(cli);
 	fputs("dovetail: ", stderr);
+	length = vasprintf(&text, format, args);
+	if (length < 0) {
+		fputs("out of memory\n", stderr);
+		return;
+	}
 	/* no line ends either: one error is one line */
-	cli_put_safe(stderr, text, length, false);
+	if (length > MESSAGE_MAX) {
+		/* what is wrong comes last */
+		left_out = length - MESSAGE_MAX / 2;
+		cli_put_safe(stderr, text, MESSAGE_MAX / 2, false);
+		fputs(" ... ", stderr);
+	}
+	cli_put_safe(stderr, text + left_out, length - left_out, false);
 	putc('\n', stderr);
+	free(text);
 }
 
 void cli_error(struct cli *cli, const char *format, ...)

@@ -111,10 +111,33 @@ static bool can_exchange(struct mirror_dir *dir)
 	ok = mkdirat(dir->tmp_fd, a, 0700) == 0 && mkdirat(dir->trash_fd, b, 0700) == 0 &&
 		renameat2(dir->tmp_fd, a, dir->trash_fd, b, RENAME_EXCHANGE) == 0;
 	if (!ok)
-		mirror_fail(dir, MIRROR_FAILED, "the file system cannot exchange files, or not with the trash: %s", strerror(errno));
+		mirror_fail(dir, MIRROR_FAILED, "the file system cannot exchange files, or not with the trash: %s",
+			    strerror(errno));
 	(void)unlinkat(dir->tmp_fd, a, AT_REMOVEDIR);
 	(void)unlinkat(dir->trash_fd, b, AT_REMOVEDIR);
 	return ok;
+}
+
+/* Whether the trash is the folder, or in it (in .dovetail it may be): then what is removed would be a new file. */
+static bool is_mirrored(struct mirror_dir *dir)
+{
+	struct stat st, own, above;
+	bool found = false, end = fstat(dir->own_fd, &own) < 0 || fstat(dir->trash_fd, &st) < 0;
+	int fd = fcntl(dir->trash_fd, F_DUPFD_CLOEXEC, 3), next;
+
+	while (!end && fd >= 0) {
+		found = st.st_dev == dir->root.st_dev && st.st_ino == dir->root.st_ino;
+		next = openat(fd, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		close(fd);
+		fd = next;
+		/* the top is above itself */
+		end = found || (st.st_dev == own.st_dev && st.st_ino == own.st_ino) || fd < 0 || fstat(fd, &above) < 0 ||
+			(above.st_dev == st.st_dev && above.st_ino == st.st_ino);
+		st = above;
+	}
+	if (fd >= 0)
+		close(fd);
+	return found;
 }
 
 static bool open_trash(struct mirror_dir *dir, const char *trash)
@@ -134,8 +157,8 @@ static bool open_trash(struct mirror_dir *dir, const char *trash)
 		mirror_fail_errno(dir, trash);
 		return false;
 	}
-	if (st.st_dev == dir->root.st_dev && st.st_ino == dir->root.st_ino) {
-		mirror_fail(dir, MIRROR_FAILED, "%s: the trash cannot be the folder itself", trash);
+	if (is_mirrored(dir)) {
+		mirror_fail(dir, MIRROR_FAILED, "%s: the trash cannot be in what is mirrored", trash);
 		return false;
 	}
 	return true;
@@ -162,7 +185,6 @@ static bool open_all(struct mirror_dir *dir, const char *trash, bool *busy_r)
 	dir->tmp_fd = open_own(dir, dir->own_fd, "tmp");
 	if (dir->tmp_fd < 0 || !open_trash(dir, trash) || !can_exchange(dir) || !marker_read(dir, &found))
 		return false;
-	dir->is_new = !found;
 	return found || marker_write(dir);
 }
 
@@ -192,6 +214,8 @@ void mirror_dir_close(struct mirror_dir *dir)
 			close(*fds[i]);
 		*fds[i] = -1;
 	}
+	while (dir->unsynced_count > 0)
+		close(dir->unsynced[--dir->unsynced_count]);
 	free(dir->path);
 	dir->path = NULL;
 }

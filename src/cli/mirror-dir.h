@@ -1,9 +1,10 @@
 #ifndef MIRROR_DIR_H
 #define MIRROR_DIR_H
 
-/* The mirrored folder as a place where files are read, written and removed without harm (mirror-dir.c, mirror-file.c, mirror-place.c, mirror-trash.c). Nothing
-   outside of it is ever touched: each path is walked component by component without following links. Nothing is ever overwritten or removed unless
-   it is what the caller has seen, and even then it goes to the trash. */
+/* The mirrored folder as a place where files are read, written and removed without harm (mirror-dir.c, mirror-file.c,
+   mirror-place.c, mirror-trash.c). Nothing outside of it is ever touched: each path is walked component by component without
+   following links. Nothing is ever overwritten or removed unless it is what the caller has seen, and even then it goes to the
+   trash. */
 
 #include <dirent.h>
 #include <stdbool.h>
@@ -15,6 +16,8 @@
 
 #define MIRROR_HASH_SIZE 32
 #define MIRROR_ID_SIZE 33
+/* Folders that wait for mirror_dir_sync() at most; others are synced at once. */
+#define MIRROR_UNSYNCED_MAX 32
 
 enum mirror_result {
 	MIRROR_OK,
@@ -41,16 +44,19 @@ struct mirror_dir {
 	struct stat root;
 	/* of the folder, from the file .dovetail/mirror */
 	char id[MIRROR_ID_SIZE];
-	/* it was made by this open() */
-	bool is_new;
 	/* the trash's sub-folder of now; "" if none was needed yet. The caller empties it to begin another one. */
 	char trash_now[40];
+	/* octets on the disk that have come into the trash since mirror_trash_prune() */
+	uint64_t trashed;
+	/* folders in which something was placed or removed: their entries are not durable yet */
+	int unsynced[MIRROR_UNSYNCED_MAX];
+	unsigned int unsynced_count;
 	/* the reason of the last result that was not OK or ABSENT */
 	char error[512];
 };
 
-/* Opens the folder, makes .dovetail in it, takes the lock. trash: NULL: .dovetail/trash. false: *busy_r: another process has it. dir->error
-   says why. */
+/* Opens the folder, makes .dovetail in it, takes the lock. trash: NULL: .dovetail/trash. false: *busy_r: another process has it.
+   dir->error says why. */
 bool mirror_dir_open(struct mirror_dir *dir, const char *path, const char *trash, bool *busy_r);
 void mirror_dir_close(struct mirror_dir *dir);
 /* Whether path leads still to the folder that was opened, and it has its marker. */
@@ -76,13 +82,13 @@ void mirror_hash(const void *data, size_t size, unsigned char hash_r[MIRROR_HASH
 bool mirror_stat_same(const struct mirror_stat *a, const struct mirror_stat *b);
 void mirror_stat_set(struct mirror_stat *stat_r, const struct stat *st);
 
-/* The folder that the path is in: an fd that the caller closes; *leaf_r points into path. make: folders on the way are made, and a file that is on
-   the way becomes a folder with the file as MIRROR_INSIDE in it. */
+/* The folder that the path is in: an fd that the caller closes; *leaf_r points into path. make: folders on the way are made, and a
+   file that is on the way becomes a folder with the file as MIRROR_INSIDE in it. */
 enum mirror_result mirror_dir_parent(struct mirror_dir *dir, const char *path, bool make, int *fd_r, const char **leaf_r);
 /* A folder, to be read; "" is the root. */
 enum mirror_result mirror_dir_list(struct mirror_dir *dir, const char *path, DIR **stream_r);
-/* BUSY if somebody has it open for writing or it changed during reading; LEFT_ALONE if it is larger than max. data is not read if *known is its
-   stat (*known_r, known may be NULL). */
+/* BUSY if somebody has it open for writing or it changed during reading; LEFT_ALONE if it is larger than max. data is not read if
+   *known is its stat (*known_r, known may be NULL). */
 enum mirror_result mirror_file_read(struct mirror_dir *dir, const char *path, uint64_t max, const struct mirror_stat *known,
 				    bool *known_r, struct mirror_file *file_r);
 void mirror_file_free(struct mirror_file *file);
@@ -93,12 +99,28 @@ bool mirror_exists(struct mirror_dir *dir, const char *path);
 
 /* ---- mirror-place.c ---- */
 
-/* Writes the file: seen as a whole or not at all, durable. expect: what is there now and may go to the trash (its stat by mirror_file_read(); ctime is
-   not looked at if 0); NULL: nothing may be there. BUSY: something else is there. */
+/* A file that is written, and not in its place yet. fd -1: it is nothing any more. */
+struct mirror_new {
+	char name[MIRROR_ID_SIZE];
+	int fd;
+};
+/* Writes it to .dovetail/tmp. What is written is then to be made durable, and placed, or dropped. */
+enum mirror_result mirror_new_write(struct mirror_dir *dir, const void *data, size_t size, struct mirror_new *new_r);
+/* Makes its content durable. */
+enum mirror_result mirror_new_sync(struct mirror_dir *dir, const struct mirror_new *new);
+/* Puts it in its place, whole; it is durable there after mirror_dir_sync(). *new is used up, whatever is returned. expect: what is
+   there now and may go to the trash (its stat by mirror_file_read(); ctime is not looked at if 0); NULL: nothing may be there. BUSY:
+   something else is there. */
+enum mirror_result mirror_new_place(struct mirror_dir *dir, struct mirror_new *new, const char *path, const struct mirror_stat *expect,
+				    struct mirror_stat *stat_r);
+void mirror_new_drop(struct mirror_dir *dir, struct mirror_new *new);
+/* All of this for one file. */
 enum mirror_result mirror_file_place(struct mirror_dir *dir, const char *path, const void *data, size_t size,
 				     const struct mirror_stat *expect, struct mirror_stat *stat_r);
-/* Moves it to the trash; then the folders that are empty now are removed. */
+/* Moves it to the trash; durable after mirror_dir_sync(). */
 enum mirror_result mirror_file_remove(struct mirror_dir *dir, const char *path, const struct mirror_stat *expect);
+/* Makes durable what was placed and removed since the last call. */
+enum mirror_result mirror_dir_sync(struct mirror_dir *dir);
 /* Removes the folders above path that are empty, but not the root. */
 void mirror_remove_empty(struct mirror_dir *dir, const char *path);
 /* The folder has nothing but MIRROR_INSIDE: it becomes that file. OK also if there was nothing to do. */

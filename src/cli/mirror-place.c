@@ -1,9 +1,13 @@
 /* Writing and removing in the mirrored folder so that nothing that the caller has not seen is lost.
 
-   A file is written in .dovetail/tmp, made durable, and exchanged in one step with what is at its place; what was there is then looked at in
-   .dovetail/tmp. While this goes on a read lease is held on the old file: nobody can open it for writing meanwhile without that we see it. If it is not what
-   was expected, the exchange is undone. A file that cannot be put back (its place has been taken again) is kept as a conflicting version. What was replaced
-   goes to the trash, so that even a program that writes through a descriptor of an hour ago writes into a file that exists. */
+   A file is written in .dovetail/tmp, made durable, and exchanged in one step with what is at its place; what was there is then
+   looked at in .dovetail/tmp. While this goes on a read lease is held on the old file: nobody can open it for writing meanwhile
+   without that we see it. If it is not what was expected, the exchange is undone. A file that cannot be put back (its place has
+   been taken again) is kept as a conflicting version. What was replaced goes to the trash, so that even a program that writes
+   through a descriptor of an hour ago writes into a file that exists.
+
+   Many files are brought to the disk together: all are written, then all are made durable (the first fsync() has most of the
+   work, since writing has begun for all), then each is put in its place, and the folders follow with mirror_dir_sync(). */
 
 #include "mirror-dir.h"
 
@@ -37,7 +41,8 @@ static bool same_version(const struct stat *st, const struct mirror_stat *expect
 		(now.ctime == 0 || expect->ctime == 0 || now.ctime == expect->ctime);
 }
 
-static enum mirror_result old_open(struct mirror_dir *dir, int parent, const char *leaf, const struct mirror_stat *expect, struct old_file *old)
+static enum mirror_result
+old_open(struct mirror_dir *dir, int parent, const char *leaf, const struct mirror_stat *expect, struct old_file *old)
 {
 	old->leased = false;
 	old->fd = openat(parent, leaf, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
@@ -80,6 +85,8 @@ static enum mirror_result rescue(struct mirror_dir *dir, const char *name, int p
 	return mirror_fail_errno(dir, "keeping a changed version");
 }
 
+/* ---- A new file ---- */
+
 static enum mirror_result write_all(struct mirror_dir *dir, int fd, const char *data, size_t size)
 {
 	ssize_t n;
@@ -91,35 +98,70 @@ static enum mirror_result write_all(struct mirror_dir *dir, int fd, const char *
 		data += n;
 		size -= n;
 	}
-	return fsync(fd) < 0 ? mirror_fail_errno(dir, "fsync") : MIRROR_OK;
+	return MIRROR_OK;
 }
 
-/* A durable file in tmp; *st_r its stat. */
-static enum mirror_result
-write_temporary(struct mirror_dir *dir, const void *data, size_t size, const struct old_file *old, char name_r[MIRROR_ID_SIZE], struct stat *st_r)
+enum mirror_result mirror_new_write(struct mirror_dir *dir, const void *data, size_t size, struct mirror_new *new_r)
 {
 	enum mirror_result result;
-	int fd;
 
-	mirror_random_name(name_r);
-	fd = openat(dir->tmp_fd, name_r, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-	if (fd < 0)
+	mirror_random_name(new_r->name);
+	new_r->fd = openat(dir->tmp_fd, new_r->name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+	if (new_r->fd < 0)
 		return mirror_fail_errno(dir, "open");
-	result = write_all(dir, fd, data, size);
-	if (result == MIRROR_OK && old->fd >= 0 && fchmod(fd, old->st.st_mode & 0777) < 0)
-		result = mirror_fail_errno(dir, "chmod");
-	if (result == MIRROR_OK && fstat(fd, st_r) < 0)
-		result = mirror_fail_errno(dir, "stat");
-	if (close(fd) < 0 && result == MIRROR_OK)
-		result = mirror_fail_errno(dir, "close");
+	result = write_all(dir, new_r->fd, data, size);
 	if (result != MIRROR_OK)
-		(void)unlinkat(dir->tmp_fd, name_r, 0);
+		mirror_new_drop(dir, new_r);
+	else
+		/* only to be quicker */
+		(void)sync_file_range(new_r->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
 	return result;
 }
 
+enum mirror_result mirror_new_sync(struct mirror_dir *dir, const struct mirror_new *new)
+{
+	return fsync(new->fd) < 0 ? mirror_fail_errno(dir, "fsync") : MIRROR_OK;
+}
+
+static void new_close(struct mirror_new *new)
+{
+	if (new->fd >= 0)
+		close(new->fd);
+	new->fd = -1;
+}
+
+void mirror_new_drop(struct mirror_dir *dir, struct mirror_new *new)
+{
+	if (new->fd < 0)
+		return;
+	new_close(new);
+	(void)unlinkat(dir->tmp_fd, new->name, 0);
+}
+
+/* The old file's mode, if it has another one. *st_r: the new file's stat. */
+static enum mirror_result new_stat(struct mirror_dir *dir, const struct mirror_new *new, const struct old_file *old, struct stat *st_r)
+{
+	mode_t mode = old->st.st_mode & 0777;
+
+	if (fstat(new->fd, st_r) < 0)
+		return mirror_fail_errno(dir, "stat");
+	if (old->fd < 0 || (st_r->st_mode & 0777) == mode)
+		return MIRROR_OK;
+	if (fchmod(new->fd, mode) < 0 || fsync(new->fd) < 0 || fstat(new->fd, st_r) < 0)
+		return mirror_fail_errno(dir, "chmod");
+	return MIRROR_OK;
+}
+
+static bool is_new(const struct stat *st, const struct stat *new)
+{
+	return st->st_ino == new->st_ino && st->st_size == new->st_size &&
+		memcmp(&st->st_mtim, &new->st_mtim, sizeof(st->st_mtim)) == 0;
+}
+
 /* The new file is name in tmp, the old one at its place. */
-static enum mirror_result exchange(struct mirror_dir *dir, const char *name, const struct stat *new, int parent, const char *path,
-				   const char *leaf, const struct old_file *old)
+static enum mirror_result
+exchange(struct mirror_dir *dir, const char *name, const struct stat *new, int parent, const char *path, const char *leaf,
+	 const struct old_file *old)
 {
 	struct stat st;
 
@@ -131,8 +173,6 @@ static enum mirror_result exchange(struct mirror_dir *dir, const char *name, con
 		return errno == ENOENT ? mirror_fail(dir, MIRROR_BUSY, "it has gone") : mirror_fail_errno(dir, "rename");
 	}
 	if (old_is(dir, old, name)) {
-		if (fsync(parent) < 0)
-			return mirror_fail_errno(dir, "fsync");
 		/* even if that fails it is in tmp, and the next start moves it */
 		(void)mirror_trash_take(dir, name, path);
 		return MIRROR_OK;
@@ -140,8 +180,7 @@ static enum mirror_result exchange(struct mirror_dir *dir, const char *name, con
 	/* not what was expected: back */
 	if (renameat2(dir->tmp_fd, name, parent, leaf, RENAME_EXCHANGE) < 0)
 		return rescue(dir, name, parent, leaf);
-	if (fstatat(dir->tmp_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_ino == new->st_ino && st.st_size == new->st_size &&
-	    memcmp(&st.st_mtim, &new->st_mtim, sizeof(st.st_mtim)) == 0) {
+	if (fstatat(dir->tmp_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && is_new(&st, new)) {
 		/* not just removed: somebody may have opened it while it was there, and write to it now */
 		(void)mirror_trash_take(dir, name, path);
 		return mirror_fail(dir, MIRROR_BUSY, "it has changed");
@@ -149,38 +188,101 @@ static enum mirror_result exchange(struct mirror_dir *dir, const char *name, con
 	return rescue(dir, name, parent, leaf);
 }
 
-enum mirror_result mirror_file_place(struct mirror_dir *dir, const char *path, const void *data, size_t size,
-				     const struct mirror_stat *expect, struct mirror_stat *stat_r)
+/* ---- Putting it in its place, and removing ---- */
+
+static enum mirror_result sync_one(struct mirror_dir *dir, int folder)
+{
+	enum mirror_result result = fsync(folder) < 0 ? mirror_fail_errno(dir, "fsync") : MIRROR_OK;
+
+	close(folder);
+	return result;
+}
+
+/* Takes over the folder's descriptor: something in it has changed. */
+static enum mirror_result sync_later(struct mirror_dir *dir, int folder)
+{
+	struct stat now, st;
+	unsigned int i;
+
+	if (fstat(folder, &now) < 0)
+		return sync_one(dir, folder);
+	for (i = 0; i < dir->unsynced_count; i++) {
+		if (fstat(dir->unsynced[i], &st) == 0 && st.st_ino == now.st_ino && st.st_dev == now.st_dev) {
+			close(folder);
+			return MIRROR_OK;
+		}
+	}
+	if (i == MIRROR_UNSYNCED_MAX)
+		return sync_one(dir, folder);
+	dir->unsynced[dir->unsynced_count++] = folder;
+	return MIRROR_OK;
+}
+
+enum mirror_result mirror_dir_sync(struct mirror_dir *dir)
+{
+	enum mirror_result result = MIRROR_OK, one;
+
+	while (dir->unsynced_count > 0) {
+		one = sync_one(dir, dir->unsynced[--dir->unsynced_count]);
+		if (one != MIRROR_OK)
+			result = one;
+	}
+	return result;
+}
+
+enum mirror_result mirror_new_place(struct mirror_dir *dir, struct mirror_new *new, const char *path, const struct mirror_stat *expect,
+				    struct mirror_stat *stat_r)
 {
 	struct old_file old = { .fd = -1 };
-	char name[MIRROR_ID_SIZE];
 	enum mirror_result result;
-	struct stat new, now;
+	struct stat st, now;
 	const char *leaf;
 	int parent;
 
 	memset(stat_r, 0, sizeof(*stat_r));
 	result = mirror_dir_parent(dir, path, expect == NULL, &parent, &leaf);
-	if (result != MIRROR_OK)
+	if (result != MIRROR_OK) {
+		mirror_new_drop(dir, new);
 		return result == MIRROR_ABSENT ? mirror_fail(dir, MIRROR_BUSY, "its folder has gone") : result;
+	}
 	if (expect != NULL)
 		result = old_open(dir, parent, leaf, expect, &old);
 	if (result == MIRROR_OK)
-		result = write_temporary(dir, data, size, &old, name, &new);
-	if (result == MIRROR_OK && expect != NULL) {
-		result = exchange(dir, name, &new, parent, path, leaf, &old);
-	} else if (result == MIRROR_OK && renameat2(dir->tmp_fd, name, parent, leaf, RENAME_NOREPLACE) < 0) {
+		result = new_stat(dir, new, &old, &st);
+	if (result != MIRROR_OK) {
+		mirror_new_drop(dir, new);
+	} else if (expect != NULL) {
+		result = exchange(dir, new->name, &st, parent, path, leaf, &old);
+	} else if (renameat2(dir->tmp_fd, new->name, parent, leaf, RENAME_NOREPLACE) < 0) {
 		result = errno == EEXIST ? mirror_fail(dir, MIRROR_BUSY, "there is something") : mirror_fail_errno(dir, "rename");
-		(void)unlinkat(dir->tmp_fd, name, 0);
-	} else if (result == MIRROR_OK && fsync(parent) < 0) {
-		result = mirror_fail_errno(dir, "fsync");
+		mirror_new_drop(dir, new);
 	}
-	if (result == MIRROR_OK && fstatat(parent, leaf, &now, AT_SYMLINK_NOFOLLOW) == 0 && now.st_ino == new.st_ino &&
-	    now.st_size == new.st_size && memcmp(&now.st_mtim, &new.st_mtim, sizeof(now.st_mtim)) == 0)
+	new_close(new);
+	if (result == MIRROR_OK && fstatat(parent, leaf, &now, AT_SYMLINK_NOFOLLOW) == 0 && is_new(&now, &st))
 		mirror_stat_set(stat_r, &now);
 	old_close(&old);
-	close(parent);
+	if (result != MIRROR_OK)
+		close(parent);
+	else
+		result = sync_later(dir, parent);
 	return result;
+}
+
+enum mirror_result mirror_file_place(struct mirror_dir *dir, const char *path, const void *data, size_t size,
+				     const struct mirror_stat *expect, struct mirror_stat *stat_r)
+{
+	enum mirror_result result;
+	struct mirror_new new;
+
+	result = mirror_new_write(dir, data, size, &new);
+	if (result != MIRROR_OK)
+		return result;
+	result = mirror_new_sync(dir, &new);
+	if (result == MIRROR_OK)
+		result = mirror_new_place(dir, &new, path, expect, stat_r);
+	else
+		mirror_new_drop(dir, &new);
+	return result == MIRROR_OK ? mirror_dir_sync(dir) : result;
 }
 
 enum mirror_result mirror_file_remove(struct mirror_dir *dir, const char *path, const struct mirror_stat *expect)
@@ -207,11 +309,12 @@ enum mirror_result mirror_file_remove(struct mirror_dir *dir, const char *path, 
 			result = mirror_fail(dir, MIRROR_BUSY, "it has changed");
 	} else if (result == MIRROR_OK) {
 		(void)mirror_trash_take(dir, name, path);
-		if (fsync(parent) < 0)
-			result = mirror_fail_errno(dir, "fsync");
 	}
 	old_close(&old);
-	close(parent);
+	if (result != MIRROR_OK)
+		close(parent);
+	else
+		result = sync_later(dir, parent);
 	return result;
 }
 
@@ -293,6 +396,25 @@ static bool has_inside_only(int folder)
 	return inside == 1 && others == 0;
 }
 
+/* The folder is in tmp now, and its MIRROR_INSIDE a second name of the file leaf in parent: it goes, unless somebody has put another
+   file in its place meanwhile, who had seen the folder still. */
+static enum mirror_result drop_inside(struct mirror_dir *dir, int folder, int parent, const char *leaf)
+{
+	char name[MIRROR_ID_SIZE];
+	struct stat inside, st;
+
+	mirror_random_name(name);
+	if (renameat2(folder, MIRROR_INSIDE, dir->tmp_fd, name, RENAME_NOREPLACE) < 0)
+		return errno == ENOENT ? MIRROR_OK : mirror_fail_errno(dir, "rename");
+	if (fstatat(dir->tmp_fd, name, &inside, AT_SYMLINK_NOFOLLOW) < 0)
+		return mirror_fail_errno(dir, "stat");
+	/* its other name is the only one that is left to be sure of */
+	if (fstatat(parent, leaf, &st, AT_SYMLINK_NOFOLLOW) < 0 || st.st_ino != inside.st_ino)
+		return rescue(dir, name, parent, leaf);
+	(void)unlinkat(dir->tmp_fd, name, 0);
+	return MIRROR_OK;
+}
+
 enum mirror_result mirror_folder_collapse(struct mirror_dir *dir, const char *path)
 {
 	enum mirror_result result = MIRROR_OK;
@@ -319,9 +441,9 @@ enum mirror_result mirror_folder_collapse(struct mirror_dir *dir, const char *pa
 			(void)unlinkat(dir->tmp_fd, name, 0);
 		result = mirror_fail(dir, MIRROR_BUSY, "its folder changes");
 	} else {
-		(void)unlinkat(folder, MIRROR_INSIDE, 0);
+		result = drop_inside(dir, folder, parent, leaf);
 		(void)unlinkat(dir->tmp_fd, name, AT_REMOVEDIR);
-		if (fsync(parent) < 0)
+		if (result == MIRROR_OK && fsync(parent) < 0)
 			result = mirror_fail_errno(dir, "fsync");
 	}
 out:

@@ -96,8 +96,10 @@ bool mirror_record_open(struct mirror_record *record, const char *path)
 	if (sqlite3_open_v2(path, &record->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOFOLLOW, NULL) != SQLITE_OK)
 		return fail(record);
 	(void)sqlite3_busy_timeout(record->db, 5000);
-	/* NORMAL: after a power cut it may be a little older, which is one comparison more, and no loss */
-	return run_all(record, "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA trusted_schema = OFF") &&
+	/* FULL: a record that a power cut has made older could take a file that came back since for one that was removed here, and an
+	   edit that the library has dropped in a conflict for what others have overwritten */
+	return run_all(record, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA trusted_schema = OFF;"
+		       "PRAGMA temp.journal_mode = MEMORY") &&
 		check_version(record) &&
 		run_all(record,
 			"BEGIN IMMEDIATE;"
@@ -110,6 +112,8 @@ bool mirror_record_open(struct mirror_record *record, const char *path)
 			"CREATE INDEX temp.look_due ON look(due);"
 			"CREATE TEMP TABLE work(name TEXT PRIMARY KEY) WITHOUT ROWID;"
 			"CREATE TEMP TABLE seen(name TEXT PRIMARY KEY, what INTEGER NOT NULL) WITHOUT ROWID;"
+			"CREATE TEMP TABLE busy(name TEXT PRIMARY KEY, since INTEGER NOT NULL) WITHOUT ROWID;"
+			"CREATE TEMP TABLE sent(name TEXT PRIMARY KEY, how INTEGER NOT NULL) WITHOUT ROWID;"
 			"CREATE TEMP TABLE told(text TEXT PRIMARY KEY) WITHOUT ROWID");
 }
 
@@ -125,7 +129,12 @@ void mirror_record_close(struct mirror_record *record)
 
 bool mirror_record_transaction(struct mirror_record *record, bool begin)
 {
-	return run_all(record, begin ? "BEGIN" : "COMMIT");
+	/* one that fails does not stay: what was to be in it is listed again or ends the mirror */
+	if (run_all(record, begin ? "BEGIN" : "COMMIT"))
+		return true;
+	if (!begin && sqlite3_get_autocommit(record->db) == 0)
+		(void)sqlite3_exec(record->db, "ROLLBACK", NULL, NULL, NULL);
+	return false;
 }
 
 bool mirror_record_meta(struct mirror_record *record, const char *key, char *value_r, size_t size)
@@ -213,6 +222,39 @@ bool mirror_record_look(struct mirror_record *record, const char *name, int64_t 
 	return RUN("INSERT INTO temp.look VALUES(?1, ?2) ON CONFLICT(name) DO UPDATE SET due = min(due, excluded.due)", "ti", name, due);
 }
 
+bool mirror_record_busy(struct mirror_record *record, const char *name, int64_t now, int64_t *since_r)
+{
+	sqlite3_stmt *stmt;
+
+	return RUN("INSERT OR IGNORE INTO temp.busy VALUES(?1, ?2)", "ti", name, now) &&
+		number(record, step(record, &stmt, "SELECT since FROM temp.busy WHERE name = ?1", "t", name), &stmt, since_r);
+}
+
+bool mirror_record_not_busy(struct mirror_record *record, const char *name)
+{
+	sqlite3_stmt *stmt;
+
+	return RUN("DELETE FROM temp.busy WHERE name = ?1", "t", name);
+}
+
+bool mirror_record_set_sent(struct mirror_record *record, const char *name, enum mirror_sent how)
+{
+	sqlite3_stmt *stmt;
+
+	return RUN("INSERT OR REPLACE INTO temp.sent VALUES(?1, ?2)", "ti", name, (int64_t)how);
+}
+
+bool mirror_record_sent(struct mirror_record *record, const char *name, enum mirror_sent *how_r)
+{
+	sqlite3_stmt *stmt;
+	int64_t how = 0;
+
+	if (!number(record, step(record, &stmt, "SELECT ifnull((SELECT how FROM temp.sent WHERE name = ?1), 0)", "t", name), &stmt, &how))
+		return false;
+	*how_r = how;
+	return true;
+}
+
 bool mirror_record_begin(struct mirror_record *record, int64_t now, uint64_t *count_r, uint64_t *known_r)
 {
 	sqlite3_stmt *stmt;
@@ -271,14 +313,6 @@ bool mirror_record_see(struct mirror_record *record, const char *name, unsigned 
 	sqlite3_stmt *stmt;
 
 	return RUN("INSERT INTO temp.seen VALUES(?1, ?2) ON CONFLICT(name) DO UPDATE SET what = what | excluded.what", "ti", name, (int64_t)what);
-}
-
-bool mirror_record_seen_count(struct mirror_record *record, unsigned int what, uint64_t *count_r)
-{
-	sqlite3_stmt *stmt;
-
-	return number(record, step(record, &stmt, "SELECT count(*) FROM temp.seen WHERE what & ?1", "i", (int64_t)what), &stmt,
-		      (int64_t *)count_r);
 }
 
 bool mirror_record_look_unseen(struct mirror_record *record, unsigned int what, int64_t due)

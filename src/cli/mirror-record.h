@@ -1,9 +1,10 @@
 #ifndef MIRROR_RECORD_H
 #define MIRROR_RECORD_H
 
-/* What was last in step (mirror-record.c): for each entry the hash of the value that both the file and the replica had, and the file's stat then. Without it
-   nobody could tell an edit here from one elsewhere, nor a removal from a new file. A small SQLite database beside the mirror's replica. It also has the
-   lists of this run: what has to be looked at and when, and what a comparison has seen. */
+/* What was last in step (mirror-record.c): for each entry the hash of the value that both the file and the replica had, and the
+   file's stat then. Without it nobody could tell an edit here from one elsewhere, nor a removal from a new file. A small SQLite
+   database beside the mirror's replica. It also has the lists of this run: what has to be looked at and when, and what a comparison
+   has seen. What is written is durable when a function returns (in a transaction: when that ends), but for the lists. */
 
 #include <sqlite3.h>
 
@@ -12,16 +13,17 @@
 struct mirror_record {
 	sqlite3 *db;
 	/* by number of the statements in mirror-record.c */
-	sqlite3_stmt *statements[24];
+	sqlite3_stmt *statements[32];
 	unsigned int statement_count;
-	const char *sql[24];
+	const char *sql[32];
 	char error[512];
 };
 
 struct mirror_base {
 	/* false: not in step, or not there */
 	bool known;
-	/* Both sides have changed it, and the library has dropped what was written here: the file is no version of what is on the server. */
+	/* Both sides have changed it, and the library has dropped what was written here: the file is no version of what is on the
+	   server. */
 	bool conflict;
 	unsigned char hash[MIRROR_HASH_SIZE];
 	struct mirror_stat stat;
@@ -57,16 +59,25 @@ bool mirror_record_put_back(struct mirror_record *record, int64_t due);
 /* When the next is due; -1: none. */
 bool mirror_record_due(struct mirror_record *record, int64_t *due_r);
 
+/* Since when (ms) looking at it finds it busy: *since_r, now if it was not until now. */
+bool mirror_record_busy(struct mirror_record *record, const char *name, int64_t now, int64_t *since_r);
+bool mirror_record_not_busy(struct mirror_record *record, const char *name);
+
+/* How its last write in this run was sent: not at all, with others, or by itself, which it stays then. */
+enum mirror_sent { MIRROR_SENT_NOT, MIRROR_SENT_WITH_OTHERS, MIRROR_SENT_ALONE };
+bool mirror_record_set_sent(struct mirror_record *record, const char *name, enum mirror_sent how);
+bool mirror_record_sent(struct mirror_record *record, const char *name, enum mirror_sent *how_r);
+
 enum { MIRROR_SEEN_FILE = 1, MIRROR_SEEN_ENTRY = 2 };
 bool mirror_record_unsee(struct mirror_record *record);
 bool mirror_record_see(struct mirror_record *record, const char *name, unsigned int what);
-bool mirror_record_seen_count(struct mirror_record *record, unsigned int what, uint64_t *count_r);
 /* All with a base that were not seen as what are to be looked at. */
 bool mirror_record_look_unseen(struct mirror_record *record, unsigned int what, int64_t due);
 
 /* false if this was told already in this run */
 bool mirror_record_tell(struct mirror_record *record, const char *text);
 
+/* Begins or ends (commits) one; also quicker for many changes of the lists. */
 bool mirror_record_transaction(struct mirror_record *record, bool begin);
 
 #endif

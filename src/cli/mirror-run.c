@@ -1,5 +1,5 @@
-/* The life of a mirror: one pass, or live until a signal. What the library's callbacks tell, and what inotify tells, is only listed (mirror_record_look());
-   mirror_step_all() does the work between two waits. */
+/* The life of a mirror: one pass, or live until a signal. What the library's callbacks tell, and what inotify tells, is only listed
+   (mirror_record_look()); mirror_work() does the work between two waits. */
 
 #include "mirror.h"
 
@@ -153,7 +153,7 @@ static int work(struct mirror *mirror)
 	if (ret == CLI_OK && mirror->compare)
 		ret = mirror_scan_entries(mirror);
 	if (ret == CLI_OK && !mirror->root_gone)
-		ret = mirror_step_all(mirror);
+		ret = mirror_work(mirror);
 	if (ret == CLI_OK && mirror->root_gone) {
 		cli_error(mirror->cli, "%s: the folder has gone", mirror->dir.path);
 		ret = CLI_FAILED;
@@ -240,6 +240,8 @@ int mirror_run_once(struct mirror *mirror)
 		/* what was refused before is tried once more */
 		if (ret == CLI_OK && pass == 0)
 			ret = work(mirror);
+		if (ret == CLI_OK && cli_signals_got(mirror->cli) != 0)
+			ret = 128 + mirror->cli->signal;
 		if (ret == CLI_OK)
 			ret = once_left(mirror, &left);
 	}
@@ -333,6 +335,8 @@ static int live(struct mirror *mirror)
 
 	while (ret == CLI_OK && !end) {
 		ret = work(mirror);
+		if (cli_signals_got(mirror->cli) != 0)
+			break;
 		/* once in a while, with the comparison */
 		if (ret == CLI_OK && mirror->scanned_at > mirror->pruned_at) {
 			if (mirror->pruned_at == 0 || mirror->scanned_at > mirror->pruned_at + SCAN_HEAL) {

@@ -1,4 +1,5 @@
-/* Comparing all: the folder with the record, the replica with the record. It only lists what differs; mirror-step.c looks at each again. */
+/* Comparing all: the folder with the record, the replica with the record. It only lists what differs; mirror-work.c looks at
+   each again. */
 
 #include "mirror.h"
 
@@ -61,9 +62,19 @@ const char *mirror_short(const struct mirror *mirror, const char *mailbox, const
 	return name[size] == '\0' ? "" : name[size] == '/' ? name + size + 1 : NULL;
 }
 
-static bool matches(const struct mirror *mirror, const char *name)
+void mirror_full(const struct mirror *mirror, const char *name, char full_r[MIRROR_ENTRY_MAX + 1])
+{
+	snprintf(full_r, MIRROR_ENTRY_MAX + 1, *name == '\0' ? "%s%s" : "%s/%s", mirror->prefix, name);
+}
+
+/* One component of path. */
+static bool matches(struct mirror *mirror, const char *name, const char *path)
 {
 	unsigned int i;
+
+	/* another mirror's: it is no content */
+	if (strcmp(name, MIRROR_OWN) == 0)
+		return true;
 
 	for (i = 0; !mirror->all && ignored_always[i] != NULL; i++) {
 		if (fnmatch(ignored_always[i], name, 0) == 0)
@@ -73,23 +84,29 @@ static bool matches(const struct mirror *mirror, const char *name)
 		if (fnmatch(mirror->ignore[i], name, 0) == 0)
 			return true;
 	}
-	return false;
+	if (mirror->dot_files || *name != '.')
+		return false;
+	if (!mirror->dot_told)
+		cli_warn(mirror->cli, "%s: names that begin with a dot are left alone, if --dot-files is not given", path);
+	mirror->dot_told = true;
+	return true;
 }
 
-bool mirror_is_ignored(const struct mirror *mirror, const char *path)
+bool mirror_is_ignored(struct mirror *mirror, const char *path)
 {
 	char name[MIRROR_FILE_MAX + 1];
+	const char *at;
 	size_t size;
 
-	for (;; path += size + 1) {
-		size = strcspn(path, "/");
+	for (at = path;; at += size + 1) {
+		size = strcspn(at, "/");
 		if (size > MIRROR_FILE_MAX)
 			return false;
-		memcpy(name, path, size);
+		memcpy(name, at, size);
 		name[size] = '\0';
-		if (matches(mirror, name))
+		if (matches(mirror, name, path))
 			return true;
-		if (path[size] == '\0')
+		if (at[size] == '\0')
 			return false;
 	}
 }
@@ -137,11 +154,14 @@ static void scan_name(struct scan *scan, int fd, const char *folder, const char 
 	struct stat st;
 	char *path;
 
-	if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0 || (*folder == '\0' && strcmp(name, MIRROR_OWN) == 0) ||
-	    matches(mirror, name))
+	if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0 || strcmp(name, MIRROR_OWN) == 0)
 		return;
 	if (asprintf(&path, *folder == '\0' ? "%s%s" : "%s/%s", folder, name) < 0) {
 		scan->ret = cli_fail_memory(mirror->cli);
+		return;
+	}
+	if (matches(mirror, name, path)) {
+		free(path);
 		return;
 	}
 	if (fstatat(fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0) {
@@ -187,7 +207,7 @@ int mirror_scan_files(struct mirror *mirror)
 	char *folder;
 
 	mirror->scan_at = 0;
-	if (!mirror_record_unsee(&mirror->record))
+	if (!mirror_record_unsee(&mirror->record) || !mirror_record_transaction(&mirror->record, true))
 		return mirror_fail_record(mirror);
 	if (mirror->watch != NULL)
 		mirror_watch_begin(mirror->watch);
@@ -201,6 +221,8 @@ int mirror_scan_files(struct mirror *mirror)
 	free(scan.folders);
 	if (mirror->watch != NULL)
 		mirror_watch_end(mirror->watch);
+	if (!mirror_record_transaction(&mirror->record, false) && scan.ret == CLI_OK)
+		scan.ret = mirror_fail_record(mirror);
 	if (scan.ret == CLI_OK && !mirror_record_look_unseen(&mirror->record, MIRROR_SEEN_FILE, scan.now))
 		scan.ret = mirror_fail_record(mirror);
 	return scan.ret;
@@ -233,7 +255,7 @@ int mirror_scan_entries(struct mirror *mirror)
 	bool differs, ok;
 
 	mirror->compare = false;
-	ok = mirror_record_unsee(&mirror->record);
+	ok = mirror_record_unsee(&mirror->record) && mirror_record_transaction(&mirror->record, true);
 	status = dovetail_iter_open(mirror->cli->replica, mirror->mailbox, mirror->prefix, true, &iter);
 	if (status != DOVETAIL_OK)
 		return cli_fail(mirror->cli, status, NULL);
@@ -245,7 +267,7 @@ int mirror_scan_entries(struct mirror *mirror)
 			(!differs || mirror_record_look(&mirror->record, name, now));
 	}
 	dovetail_iter_close(iter);
-	if (!ok || !mirror_record_look_unseen(&mirror->record, MIRROR_SEEN_ENTRY, now))
+	if (!mirror_record_transaction(&mirror->record, false) || !ok || !mirror_record_look_unseen(&mirror->record, MIRROR_SEEN_ENTRY, now))
 		return mirror_fail_record(mirror);
 	return status == DOVETAIL_NOT_FOUND ? CLI_OK : cli_fail(mirror->cli, status, NULL);
 }

@@ -12,6 +12,8 @@
 
 /* as "20261124-211503" */
 #define STAMP_SIZE 15
+/* octets that any file or folder counts for */
+#define SMALLEST 4096
 
 static bool begin_folder(struct mirror_dir *dir)
 {
@@ -52,13 +54,23 @@ static int make_folders(struct mirror_dir *dir, const char *path, const char **l
 	return fd;
 }
 
+/* What it takes on the disk, not what it is long: many small files fill it, too. */
+static uint64_t disk_size(const struct stat *st)
+{
+	uint64_t size = (uint64_t)st->st_blocks * 512;
+
+	return size < SMALLEST ? SMALLEST : size;
+}
+
 bool mirror_trash_take(struct mirror_dir *dir, const char *name, const char *path)
 {
 	const char *leaf;
 	unsigned int attempt;
+	struct stat st;
 	bool ok;
 	int fd;
 
+	dir->trashed += fstatat(dir->tmp_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 ? disk_size(&st) : 0;
 	/* a path that is there already, or is in the way: one more folder */
 	for (attempt = 0; attempt < 2; attempt++) {
 		if (dir->trash_now[0] == '\0' && !begin_folder(dir))
@@ -129,12 +141,13 @@ static uint64_t tree_size(int parent, const char *name)
 	DIR *stream = fd >= 0 ? fdopendir(fd) : NULL;
 	const struct dirent *entry;
 	struct stat st;
-	uint64_t size = 0;
+	uint64_t size;
 
+	size = fstatat(parent, name, &st, AT_SYMLINK_NOFOLLOW) == 0 ? disk_size(&st) : 0;
 	if (stream == NULL) {
 		if (fd >= 0)
 			close(fd);
-		return fstatat(parent, name, &st, AT_SYMLINK_NOFOLLOW) == 0 ? st.st_size : 0;
+		return size;
 	}
 	while ((entry = readdir(stream)) != NULL) {
 		if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
@@ -160,6 +173,7 @@ void mirror_trash_prune(struct mirror_dir *dir, unsigned int days, uint64_t max_
 	struct tm tm;
 	int i, count;
 
+	dir->trashed = 0;
 	if (days > 0 && gmtime_r(&then, &tm) != NULL)
 		(void)strftime(oldest, sizeof(oldest), "%Y%m%d-%H%M%S", &tm);
 	count = scandirat(dir->trash_fd, ".", &list, is_stamp, alphasort);
@@ -167,7 +181,8 @@ void mirror_trash_prune(struct mirror_dir *dir, unsigned int days, uint64_t max_
 	for (i = count - 1; i >= 0; i--) {
 		size = tree_size(dir->trash_fd, list[i]->d_name);
 		total += size;
-		if (strncmp(list[i]->d_name, oldest, STAMP_SIZE) < 0 || (total > max_bytes && strcmp(list[i]->d_name, dir->trash_now) != 0))
+		if (strncmp(list[i]->d_name, oldest, STAMP_SIZE) < 0 ||
+		    (total > max_bytes && strcmp(list[i]->d_name, dir->trash_now) != 0))
 			remove_tree(dir->trash_fd, list[i]->d_name);
 		free(list[i]);
 	}

@@ -287,6 +287,7 @@ int cmd_mirror(struct cli *cli)
 		{ .letter = 'j', .name = "json", .flag = &mirror.json, .help = "a JSON object for each file" },
 		{ .letter = 'i', .name = "ignore", .arg = "PATTERN", .list = &mirror.ignore, .help = "leave files and folders of these names alone; may be repeated" },
 		{ .name = "all", .flag = &mirror.all, .help = "also what editors leave (*~, .*.sw? ...)" },
+		{ .name = "dot-files", .flag = &mirror.dot_files, .help = "also what begins with a dot" },
 		{ .name = "trash", .arg = "DIR", .string = &trash, .help = "keep what is removed or replaced in DIR, not in .dovetail/trash" },
 		{ .name = "trash-days", .arg = "NUMBER", .number = &mirror.trash_days, .help = "for so many days; 0: for ever" },
 		{ .name = "trash-mib", .arg = "NUMBER", .number = &trash_mib, .help = "at most so much" },
@@ -311,6 +312,7 @@ int cmd_mirror(struct cli *cli)
 		mirror.trash_bytes = trash_mib << 20;
 		ret = mirror_main(&mirror, subtree, trash);
 	}
+	mirror_batch_drop(&mirror);
 	mirror_dir_close(&mirror.dir);
 	mirror_record_close(&mirror.record);
 	free(mirror.prefix);

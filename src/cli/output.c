@@ -73,14 +73,19 @@ bool cli_is_text(const void *data, size_t size)
 void cli_put_json(FILE *out, const char *data, size_t size)
 {
 	const unsigned char *p = (const unsigned char *)data, *end = p + size;
+	unsigned int length;
+	uint32_t c;
 
 	putc('"', out);
-	for (; p < end; p++) {
-		switch (*p) {
+	for (; p < end; p += length > 0 ? length : 1) {
+		length = utf8_char(p, end - p, &c);
+		if (length == 0)
+			c = 0xfffd;
+		switch (c) {
 		case '"':
 		case '\\':
 			putc('\\', out);
-			putc(*p, out);
+			putc(c, out);
 			break;
 		case '\n':
 			fputs("\\n", out);
@@ -92,10 +97,10 @@ void cli_put_json(FILE *out, const char *data, size_t size)
 			fputs("\\t", out);
 			break;
 		default:
-			if (*p < 0x20 || *p == 0x7f)
-				fprintf(out, "\\u%04x", *p);
+			if (is_control(c) || length == 0)
+				fprintf(out, "\\u%04x", c);
 			else
-				putc(*p, out);
+				fwrite(p, 1, length, out);
 		}
 	}
 	putc('"', out);

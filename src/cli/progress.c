@@ -10,10 +10,13 @@
 #define FIRST_AFTER 1000
 #define EVERY 100
 #define BAR_WIDTH 24
+/* with a NUL; shorter than any terminal is wide */
+#define TEXT_MAX 61
 
 struct cli_progress {
 	/* ms; when the work has begun, and when the line was drawn last, 0: never */
 	int64_t begun, drawn;
+	char text[TEXT_MAX];
 };
 
 int64_t cli_now(void)
@@ -44,8 +47,7 @@ static void draw(const char *text, uint64_t done, uint64_t total)
 		bar[BAR_WIDTH] = '\0';
 		fprintf(stderr, "[%s] %3u %%  ", bar, (unsigned int)(done >= total ? 100 : (double)done / total * 100));
 	}
-	/* shorter than any terminal is wide */
-	fprintf(stderr, "%.60s\033[K", text);
+	fprintf(stderr, "%s\033[K", text);
 	fflush(stderr);
 }
 
@@ -62,10 +64,22 @@ void cli_progress(struct cli *cli, const char *text, uint64_t done, uint64_t tot
 			return;
 		progress->begun = now;
 	}
+	snprintf(progress->text, sizeof(progress->text), "%s", text);
 	if (now - progress->begun < FIRST_AFTER || now - progress->drawn < EVERY)
 		return;
-	draw(text, done, total);
+	draw(progress->text, done, total);
 	progress->drawn = now;
+}
+
+int cli_progress_wait(struct cli *cli)
+{
+	char text[TEXT_MAX];
+
+	if (cli->progress == NULL)
+		return -1;
+	memcpy(text, cli->progress->text, sizeof(text));
+	cli_progress(cli, text, 0, 0);
+	return FIRST_AFTER;
 }
 
 void cli_progress_end(struct cli *cli)

@@ -29,6 +29,11 @@ const char *cli_short_name(const struct cli *cli, const char *name)
 	return name;
 }
 
+size_t cli_max_value(const struct cli *cli)
+{
+	return cli->account->sync.max_value != 0 ? cli->account->sync.max_value : 16 * 1024 * 1024;
+}
+
 const char *cli_mailbox(const struct cli *cli)
 {
 	return cli->mailbox != NULL ? cli->mailbox : "";
@@ -156,33 +161,47 @@ char *cli_encrypted_subtree(struct cli *cli, const char *name)
 	return subtree;
 }
 
-/* needed: without the key nothing can be done; else its failure is told only */
-static int unlock_key(struct cli *cli, struct cli_key *key, bool needed)
+/* The secret of the key; a command is run once. An exit code. */
+static int key_secret(struct cli *cli, struct cli_key *key, struct dovetail_secret *secret_r)
 {
-	struct dovetail_secret secret = { .key_file = key->file };
-	enum dovetail_status status;
-	char *passphrase = NULL;
 	int ret = CLI_OK;
 
-	if (!is_encrypted(cli, key->subtree)) {
-		/* not yet, or the first sync is still to come */
+	memset(secret_r, 0, sizeof(*secret_r));
+	secret_r->key_file = key->file;
+	if (key->command == NULL)
 		return CLI_OK;
-	}
-	if (key->command != NULL) {
-		ret = cli_secret_command(cli, key->command, &passphrase);
+	if (key->passphrase == NULL)
+		ret = cli_secret_command(cli, key->command, &key->passphrase);
+	if (ret != CLI_OK)
+		return CLI_LOCKED;
+	secret_r->passphrase = key->passphrase;
+	secret_r->passphrase_size = strlen(key->passphrase);
+	return CLI_OK;
+}
+
+/* needed: without the key nothing can be done; else its failure is told only. last: no sync will bring the subtree's keys. */
+static int unlock_key(struct cli *cli, struct cli_key *key, bool needed, bool last)
+{
+	struct dovetail_secret secret;
+	enum dovetail_status status;
+	int ret;
+
+	/* whatever the server shows, or does not: nothing is written there in clear text */
+	status = dovetail_expect_encrypted(cli->replica, key->subtree);
+	if (status == DOVETAIL_OK) {
+		ret = key_secret(cli, key, &secret);
 		if (ret != CLI_OK) {
 			/* once */
 			key->used = true;
-			return needed ? CLI_LOCKED : CLI_OK;
+			return needed ? ret : CLI_OK;
 		}
-		secret.passphrase = passphrase;
-		secret.passphrase_size = strlen(passphrase);
+		status = dovetail_unlock(cli->replica, key->subtree, &secret);
+		/* the keys have not come, or are not as they should be */
+		if ((status == DOVETAIL_LOCKED || status == DOVETAIL_DAMAGED) && !last)
+			return CLI_OK;
 	}
-	status = dovetail_unlock(cli->replica, key->subtree, &secret);
-	cli_secret_free(passphrase);
 	key->used = true;
-	if (status != DOVETAIL_OK)
-		ret = cli_fail(cli, status, NULL);
+	ret = status == DOVETAIL_OK ? CLI_OK : cli_fail(cli, status, NULL);
 	return needed ? ret : CLI_OK;
 }
 
@@ -223,20 +242,38 @@ out:
 	return ret;
 }
 
-int cli_unlock(struct cli *cli, const char *name, bool ask)
+/* Whether the entry (NULL: any) is in the key's subtree, or has it below it. */
+static bool concerns(const struct cli_key *key, const char *name)
 {
-	struct cli_account *account = cli->account;
+	return name == NULL || is_in(name, key->subtree) || is_in(key->subtree, name);
+}
+
+int cli_unlock(struct cli *cli, const char *name, bool last)
+{
+	struct cli_key *keys = cli->account->keys;
 	unsigned int i;
 	int ret;
 
-	for (i = 0; i < account->key_count; i++) {
-		if (account->keys[i].used)
+	for (i = 0; i < cli->account->key_count; i++) {
+		if (keys[i].used || !concerns(&keys[i], name))
 			continue;
-		if (name != NULL && !is_in(name, account->keys[i].subtree) && !is_in(account->keys[i].subtree, name))
-			continue;
-		ret = unlock_key(cli, &account->keys[i], name != NULL && is_in(name, account->keys[i].subtree));
+		ret = unlock_key(cli, &keys[i], name != NULL && is_in(name, keys[i].subtree), last);
 		if (ret != CLI_OK)
 			return ret;
 	}
-	return ask && name != NULL ? unlock_asking(cli, name) : CLI_OK;
+	return last && name != NULL ? unlock_asking(cli, name) : CLI_OK;
+}
+
+int cli_unlock_synced(struct cli *cli, const char *name)
+{
+	const struct cli_key *keys = cli->account->keys;
+	unsigned int i;
+	int ret;
+
+	ret = cli_unlock(cli, name, false);
+	for (i = 0; i < cli->account->key_count && (keys[i].used || !concerns(&keys[i], name)); i++)
+		;
+	if (ret == CLI_OK && i < cli->account->key_count)
+		ret = cli_sync(cli, CLI_TO_CHANGE, NULL);
+	return ret == CLI_OK ? cli_unlock(cli, name, true) : ret;
 }

@@ -10,12 +10,18 @@
 
 extern char **environ;
 
+/* Not those that we were started without (nohup, jobs of a script in the background): blocked they would come. */
 static void signals_set(sigset_t *set)
 {
+	static const int numbers[] = { SIGINT, SIGTERM, SIGHUP };
+	struct sigaction action;
+	unsigned int i;
+
 	sigemptyset(set);
-	sigaddset(set, SIGINT);
-	sigaddset(set, SIGTERM);
-	sigaddset(set, SIGHUP);
+	for (i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
+		if (sigaction(numbers[i], NULL, &action) == 0 && action.sa_handler != SIG_IGN)
+			sigaddset(set, numbers[i]);
+	}
 }
 
 int cli_signals_begin(struct cli *cli)
@@ -44,12 +50,16 @@ int cli_signals_got(struct cli *cli)
 
 void cli_signals_end(struct cli *cli)
 {
+	struct signalfd_siginfo info;
 	sigset_t set;
 
 	if (cli->signal_fd == -1)
 		return;
-	/* one that came too late to be waited for must not end us now */
-	cli_signals_got(cli);
+	/* one that came too late to be waited for must not end us now, nor a second one */
+	while (read(cli->signal_fd, &info, sizeof(info)) == sizeof(info)) {
+		if (cli->signal == 0)
+			cli->signal = info.ssi_signo;
+	}
 	close(cli->signal_fd);
 	cli->signal_fd = -1;
 	signals_set(&set);

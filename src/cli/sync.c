@@ -19,6 +19,7 @@ struct sync_run {
 	enum cli_purpose purpose;
 	/* the server's words were told */
 	bool refused;
+	bool connecting;
 };
 
 /* ---- What is told ---- */
@@ -27,6 +28,7 @@ void cli_on_state(struct cli *cli, enum dovetail_state state, enum dovetail_stat
 {
 	switch (state) {
 	case DOVETAIL_STATE_OFFLINE:
+		cli_progress_end(cli);
 		/* each cause once */
 		if (status != DOVETAIL_OK && status != cli->told) {
 			cli_warn(cli, "offline, trying again: %s", text);
@@ -90,7 +92,8 @@ static void run_state(void *context, enum dovetail_state state, enum dovetail_st
 
 	(void)status;
 	(void)text;
-	if (state == DOVETAIL_STATE_CONNECTING)
+	run->connecting = state == DOVETAIL_STATE_CONNECTING;
+	if (run->connecting)
 		cli_progress(run->cli, "connecting", 0, 0);
 	else if (state == DOVETAIL_STATE_SYNCING)
 		cli_progress(run->cli, "syncing", 0, 0);
@@ -100,12 +103,17 @@ static void run_progress(void *context, uint64_t entries, uint64_t bytes, uint64
 {
 	struct sync_run *run = context;
 
-	cli_on_progress(run->cli, entries, bytes, writes_left);
+	if (run->connecting)
+		cli_progress(run->cli, "connecting", 0, 0);
+	else
+		cli_on_progress(run->cli, entries, bytes, writes_left);
 }
 
 static void run_conflict(void *context, const struct dovetail_conflict *conflict, struct dovetail_resolution *resolution)
 {
-	static const char *const words[] = { "merged by lines", "the server's value is kept", "it is written over", "merged by keys", "" };
+	static const char *const words[] = {
+		"merged by lines", "the server's value is kept", "it is written over", "merged by keys", ""
+	};
 	struct sync_run *run = context;
 
 	cli_warn(run->cli, "%s has been changed elsewhere, too: %s", cli_short_name(run->cli, conflict->name),

@@ -1,10 +1,12 @@
 /* The commands that dovetail watch runs, without a shell, one at a time; see watch.h. */
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -12,6 +14,8 @@
 #include "watch.h"
 
 #define OWN_VARIABLES 6
+/* ms between SIGTERM and SIGKILL */
+#define STOP_AFTER 5000
 
 extern char **environ;
 
@@ -34,6 +38,19 @@ int watch_exec_split(struct cli *cli, char *text, char ***argv_r)
 	return cli_usage(cli, count > 0 || *text != '\0' ? "--exec: a quote has no end" : "--exec: a command is needed");
 }
 
+/* Whether it is a file that may be run; errno says why not. */
+static bool is_program(const char *path)
+{
+	struct stat st;
+
+	if (stat(path, &st) < 0)
+		return false;
+	if (S_ISREG(st.st_mode))
+		return access(path, X_OK) == 0;
+	errno = EACCES;
+	return false;
+}
+
 int watch_exec_find(struct cli *cli, const char *program)
 {
 	const char *path = getenv("PATH"), *end;
@@ -41,7 +58,7 @@ int watch_exec_find(struct cli *cli, const char *program)
 	bool found;
 
 	if (strchr(program, '/') != NULL) {
-		if (access(program, X_OK) == 0)
+		if (is_program(program))
 			return CLI_OK;
 		cli_fail_errno(cli, program);
 		return CLI_USAGE;
@@ -52,7 +69,7 @@ int watch_exec_find(struct cli *cli, const char *program)
 		end = strchrnul(path, ':');
 		if (asprintf(&file, "%.*s/%s", (int)(end - path), end == path ? "." : path, program) < 0)
 			return cli_fail_memory(cli);
-		found = access(file, X_OK) == 0;
+		found = is_program(file);
 		free(file);
 		if (found)
 			return CLI_OK;
@@ -68,6 +85,7 @@ int watch_exec_find(struct cli *cli, const char *program)
 /* The environment with our variables in front; the first OWN_VARIABLES and the list are to be freed. */
 static char **make_environment(const struct cli *cli, const struct watch_event *event, const struct dovetail_entry *entry)
 {
+	uint64_t modseq = entry != NULL && (entry->flags & DOVETAIL_ENTRY_PENDING) == 0 ? entry->modseq : 0;
 	size_t count = 0, used = OWN_VARIABLES, i;
 	char **env;
 	bool good;
@@ -81,7 +99,7 @@ static char **make_environment(const struct cli *cli, const struct watch_event *
 		asprintf(&env[1], "DOVETAIL_MAILBOX=%s", event->mailbox) >= 0 &&
 		asprintf(&env[2], "DOVETAIL_ENTRY=%s", event->name) >= 0 &&
 		asprintf(&env[3], "DOVETAIL_NAME=%s", cli_short_name(cli, event->name)) >= 0 &&
-		asprintf(&env[4], "DOVETAIL_MODSEQ=%llu", (unsigned long long)(entry != NULL ? entry->modseq : 0)) >= 0 &&
+		asprintf(&env[4], "DOVETAIL_MODSEQ=%llu", (unsigned long long)modseq) >= 0 &&
 		asprintf(&env[5], "DOVETAIL_SIZE=%zu", entry != NULL ? entry->size : 0) >= 0;
 	for (i = 0; i < count; i++) {
 		/* what was there under these names is of another command */
@@ -123,7 +141,8 @@ static int make_input(const struct dovetail_entry *entry)
 
 /* ---- Running ---- */
 
-void watch_exec_start(struct cli *cli, struct watch_exec *exec, const struct watch_event *event, const struct dovetail_entry *entry)
+void watch_exec_start(struct cli *cli, struct watch_exec *exec, const struct watch_event *event,
+		      const struct dovetail_entry *entry)
 {
 	char **env = make_environment(cli, event, entry);
 	int input = make_input(entry), ret = ENOMEM;
@@ -168,8 +187,14 @@ void watch_exec_end(struct cli *cli, struct watch_exec *exec)
 
 void watch_exec_stop(struct cli *cli, struct watch_exec *exec)
 {
+	struct pollfd fds[2] = { { .fd = exec->pid_fd, .events = POLLIN }, { .fd = cli->signal_fd, .events = POLLIN } };
+
 	if (exec->pid_fd == -1)
 		return;
 	kill(exec->pid, SIGTERM);
+	/* until a second signal, too: there is somebody who does not want to wait */
+	poll(fds, 2, STOP_AFTER);
+	if (fds[0].revents == 0)
+		kill(exec->pid, SIGKILL);
 	watch_exec_end(cli, exec);
 }

@@ -45,10 +45,11 @@ int watch_exec_split(struct cli *cli, char *text, char ***argv_r);
 /* Whether it can be run at all: a file on PATH. An exit code. */
 int watch_exec_find(struct cli *cli, const char *program);
 /* Starts it for the change. A failure is told, and nothing runs then. entry: NULL if removed. */
-void watch_exec_start(struct cli *cli, struct watch_exec *exec, const struct watch_event *event, const struct dovetail_entry *entry);
+void watch_exec_start(struct cli *cli, struct watch_exec *exec, const struct watch_event *event,
+		      const struct dovetail_entry *entry);
 /* After pid_fd is readable: tells a failure. */
 void watch_exec_end(struct cli *cli, struct watch_exec *exec);
-/* Ends what runs: SIGTERM, and waits. */
+/* Ends what runs: SIGTERM, and after five seconds or another signal to us SIGKILL. */
 void watch_exec_stop(struct cli *cli, struct watch_exec *exec);
 
 #endif

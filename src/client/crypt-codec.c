@@ -34,6 +34,24 @@ static uint64_t now_ms(void)
 	return now.tv_sec <= 0 ? 0 : (uint64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
+static void seen_add(struct crypt_seen *seen, const uint8_t *device, uint64_t counter)
+{
+	size_t i, oldest = 0;
+
+	for (i = 0; i < seen->count; i++) {
+		if (memcmp(seen->devices[i].device, device, CRYPT_DEVICE_SIZE) == 0)
+			break;
+		if (seen->devices[i].counter < seen->devices[oldest].counter)
+			oldest = i;
+	}
+	if (i == CRYPT_SEEN_DEVICES)
+		i = oldest;
+	else if (i == seen->count)
+		seen->count++;
+	put_octets(seen->devices[i].device, device, CRYPT_DEVICE_SIZE);
+	seen->devices[i].counter = counter;
+}
+
 /* The next counter is drawn, and kept in the transaction that queues what has it. */
 static enum dovetail_status
 counter_draw(struct crypt_context *context, const char *subtree, const char *mailbox, const char *wire, struct crypt_known *known_r)
@@ -49,6 +67,9 @@ counter_draw(struct crypt_context *context, const char *subtree, const char *mai
 	if (status == DOVETAIL_OK)
 		status = crypt_seen_get(context, mailbox, wire, &seen);
 	if (status == DOVETAIL_OK) {
+		/* what we have written before is what was there last, or older; while it waits, nothing is known */
+		if (seen.own != 0 && !replica_is_pending(context->replica, mailbox, wire))
+			seen_add(&seen, known_r->device, seen.own);
 		seen.own = known_r->counter;
 		seen.ahead = true;
 		status = crypt_seen_set(context, mailbox, wire, &seen);
@@ -115,24 +136,6 @@ seen_is_older(struct crypt_context *context, const char *mailbox, const char *wi
 	return own && value->counter < seen->own && !context->catching_up && !replica_is_pending(context->replica, mailbox, wire);
 }
 
-static void seen_add(struct crypt_seen *seen, const uint8_t *device, uint64_t counter)
-{
-	size_t i, oldest = 0;
-
-	for (i = 0; i < seen->count; i++) {
-		if (memcmp(seen->devices[i].device, device, CRYPT_DEVICE_SIZE) == 0)
-			break;
-		if (seen->devices[i].counter < seen->devices[oldest].counter)
-			oldest = i;
-	}
-	if (i == CRYPT_SEEN_DEVICES)
-		i = oldest;
-	else if (i == seen->count)
-		seen->count++;
-	put_octets(seen->devices[i].device, device, CRYPT_DEVICE_SIZE);
-	seen->devices[i].counter = counter;
-}
-
 /* A value that can be read has arrived. *refused_r: it is older than what was seen. */
 static enum dovetail_status
 seen_arrive(struct crypt_context *context, const struct crypt_subtree *subtree, const char *mailbox, const char *wire,
@@ -197,108 +200,6 @@ static enum dovetail_status codec_removed(void *_context, const char *mailbox, c
 	return crypt_seen_set(context, mailbox, wire, &seen);
 }
 
-/* ---- Rings that arrive ---- */
-
-/* We and another device have begun at once, and the other one was first. */
-static enum dovetail_status ring_lose(struct crypt_context *context, struct crypt_subtree *subtree, struct crypt_known *known)
-{
-	enum dovetail_status status;
-	size_t size;
-	char *text;
-
-	status = crypt_text_get(context, "ring", subtree->name, &text, &size);
-	if (status == DOVETAIL_OK && text != NULL)
-		status = crypt_text_set(context, "lost", subtree->name, text, size);
-	free(text);
-	if (status == DOVETAIL_OK)
-		status = crypt_text_set(context, "ring", subtree->name, NULL, 0);
-	known->unconfirmed = known->seen = false;
-	if (status == DOVETAIL_OK)
-		status = crypt_known_set(context, subtree->name, known);
-	if (status != DOVETAIL_OK)
-		return status;
-	crypt_ring_free(subtree->lost);
-	subtree->lost = subtree->ring;
-	subtree->ring = NULL;
-	crypt_tell(context, DOVETAIL_NOTICE_UNREADABLE, "", subtree->name,
-		   "another device has begun to encrypt this subtree at the same time: give its secret");
-	return DOVETAIL_OK;
-}
-
-/* Takes a ring over if what is known allows it; else says why, and keeps the one that was accepted. */
-static enum dovetail_status
-ring_judge(struct crypt_context *context, struct crypt_subtree *subtree, struct crypt_known *known, struct crypt_ring *ring,
-	   const void *data, size_t size)
-{
-	static const char rolled_back[] = "the server shows an older or another set of keys than this device has seen";
-	const char *error = NULL;
-
-	if (known->seen && (memcmp(known->subtree_id, ring->subtree_id, CRYPT_SUBTREE_ID_SIZE) != 0 || ring->epoch < known->epoch)) {
-		crypt_tell(context, DOVETAIL_NOTICE_ROLLBACK, "", subtree->name, rolled_back);
-		crypt_ring_free(ring);
-		return DOVETAIL_OK;
-	}
-	if (subtree->ring == NULL || subtree->ring->secrets == NULL) {
-		/* judged when it is unlocked */
-		crypt_ring_free(ring);
-		return DOVETAIL_OK;
-	}
-	if (ring->epoch == subtree->ring->epoch) {
-		if (crypt_ring_follow(ring, subtree->ring, &error) != DOVETAIL_OK)
-			crypt_tell(context, DOVETAIL_NOTICE_UNREADABLE, "", subtree->name, error);
-		else if (crypt_ring_is_stale(known, ring, data, size))
-			crypt_tell(context, DOVETAIL_NOTICE_ROLLBACK, "", subtree->name, rolled_back);
-		else
-			return crypt_ring_accept(context, subtree, ring, data, size, true);
-		crypt_ring_free(ring);
-		return DOVETAIL_OK;
-	}
-	crypt_tell(context, DOVETAIL_NOTICE_UNREADABLE, "", subtree->name,
-		   "the key of the encrypted subtree was changed by another device: give a secret that opens it");
-	crypt_ring_free(subtree->ring);
-	subtree->ring = ring;
-	crypt_text_hash(data, size, subtree->ring_hash);
-	return DOVETAIL_OK;
-}
-
-static enum dovetail_status ring_arrive(struct crypt_context *context, const char *name, const void *data, size_t size)
-{
-	struct crypt_subtree *subtree;
-	struct crypt_known known;
-	struct crypt_ring *ring;
-	enum dovetail_status status;
-	const char *error = NULL;
-
-	status = crypt_subtree_add(context, name, &subtree);
-	if (status == DOVETAIL_OK)
-		status = crypt_ring_refresh(context, subtree);
-	if (status == DOVETAIL_OK)
-		status = crypt_known_get(context, subtree->name, &known);
-	if (status != DOVETAIL_OK)
-		return status;
-	subtree->look = true;
-	if (strcmp(subtree->name, name) != 0) {
-		crypt_tell(context, DOVETAIL_NOTICE_UNREADABLE, "", name, "there are keys inside of another encrypted subtree");
-		return DOVETAIL_OK;
-	}
-	status = crypt_ring_parse(name, data, size, NULL, &ring, &error);
-	if (status == DOVETAIL_SYSTEM)
-		return replica_fail(context->replica, status, "%s", error);
-	if (status != DOVETAIL_OK) {
-		crypt_tell(context, DOVETAIL_NOTICE_UNREADABLE, "", name, error);
-		return DOVETAIL_OK;
-	}
-	if (known.unconfirmed && !known.seen && subtree->ring != NULL &&
-	    memcmp(subtree->ring->subtree_id, ring->subtree_id, CRYPT_SUBTREE_ID_SIZE) != 0) {
-		status = ring_lose(context, subtree, &known);
-		if (status != DOVETAIL_OK) {
-			crypt_ring_free(ring);
-			return status;
-		}
-	}
-	return ring_judge(context, subtree, &known, ring, data, size);
-}
-
 /* ---- Reading ---- */
 
 static void flag(struct crypt_context *context, struct replica_coded *coded, unsigned int which, bool arriving, const char *mailbox,
@@ -321,6 +222,63 @@ open_pending(struct crypt_context *context, const struct crypt_subtree *subtree,
 	if (status != DOVETAIL_OK && status != DOVETAIL_SYSTEM && subtree->lost != NULL)
 		status = crypt_value_open(subtree->lost, wire, data, size, CRYPT_ACCEPT_RETIRED, &context->value, &error);
 	return status;
+}
+
+/* Is there a value at the wire name that is encrypted already? A write of our own that waits says nothing of what is on the server. */
+static enum dovetail_status sealed_was_seen(struct crypt_context *context, const char *mailbox, const char *wire, bool *seen_r)
+{
+	struct dovetail_entry entry;
+	struct crypt_seen seen;
+	enum dovetail_status status = crypt_seen_get(context, mailbox, wire, &seen);
+
+	*seen_r = status == DOVETAIL_OK && seen.last != 0;
+	if (status != DOVETAIL_OK || *seen_r)
+		return status;
+	status = replica_get_raw(context->replica, mailbox, wire, &entry);
+	*seen_r = status == DOVETAIL_OK && entry.data != NULL && (entry.flags & DOVETAIL_ENTRY_PENDING) == 0 &&
+		crypt_value_is_sealed(entry.data, entry.size);
+	return status == DOVETAIL_NOT_FOUND ? DOVETAIL_OK : status;
+}
+
+/* A value that is not encrypted, while the subtree is being converted: to be written anew, but it does not come back once it was. */
+static enum dovetail_status
+plain_decode(struct crypt_context *context, const struct crypt_subtree *subtree, const char *mailbox, const char *wire, const void *data,
+	     size_t size, bool arriving, struct replica_coded *coded_r)
+{
+	uint8_t hash[CRYPT_HASH_SIZE];
+	struct crypt_seen seen;
+	enum dovetail_status status;
+	const char *error;
+	bool refused = false;
+	char *hidden;
+
+	/* a name that is too long to be hidden */
+	status = crypt_name_to_wire(subtree->ring, wire, &hidden, &error);
+	if (status != DOVETAIL_OK && status != DOVETAIL_SYSTEM) {
+		flag(context, coded_r, DOVETAIL_ENTRY_DAMAGED, arriving, mailbox, wire, error);
+		return DOVETAIL_OK;
+	}
+	crypt_text_hash(data, size, hash);
+	if (status == DOVETAIL_OK)
+		status = crypt_seen_get(context, mailbox, wire, &seen);
+	if (status == DOVETAIL_OK && arriving) {
+		status = sealed_was_seen(context, mailbox, hidden, &refused);
+		if (status == DOVETAIL_OK && refused) {
+			put_octets(seen.refused, hash, CRYPT_HASH_SIZE);
+			status = crypt_seen_set(context, mailbox, wire, &seen);
+			crypt_tell(context, DOVETAIL_NOTICE_ROLLBACK, mailbox, wire, "the server shows a value from before the encryption");
+		}
+	} else if (status == DOVETAIL_OK) {
+		refused = memcmp(seen.refused, hash, CRYPT_HASH_SIZE) == 0;
+	}
+	free(hidden);
+	if (status != DOVETAIL_OK)
+		return status;
+	context->stale = !refused;
+	coded_r->flags = refused ? DOVETAIL_ENTRY_DAMAGED : 0;
+	coded_r->data = refused ? NULL : data;
+	coded_r->size = refused ? 0 : size;
+	return DOVETAIL_OK;
 }
 
 static enum dovetail_status
@@ -351,16 +309,14 @@ value_decode(struct crypt_context *context, const struct crypt_subtree *subtree,
 	}
 	if (status == DOVETAIL_SYSTEM)
 		return replica_fail(context->replica, status, "%s: %s", wire, error);
-	if (status == DOVETAIL_DAMAGED && subtree->ring->converting && !crypt_value_is_sealed(data, size)) {
-		context->stale = true;
-		coded_r->data = data;
-		coded_r->size = size;
-		return DOVETAIL_OK;
-	}
+	if (status == DOVETAIL_DAMAGED && subtree->ring->converting && !crypt_value_is_sealed(data, size))
+		return plain_decode(context, subtree, mailbox, wire, data, size, arriving, coded_r);
 	if (status != DOVETAIL_OK) {
-		/* a locked subtree is told once, by its keys */
-		flag(context, coded_r, status == DOVETAIL_LOCKED ? DOVETAIL_ENTRY_LOCKED : DOVETAIL_ENTRY_DAMAGED, arriving && !locked, mailbox,
-		     wire, error);
+		flag(context, coded_r, status == DOVETAIL_LOCKED ? DOVETAIL_ENTRY_LOCKED : DOVETAIL_ENTRY_DAMAGED,
+		     arriving && status != DOVETAIL_LOCKED, mailbox, wire, error);
+		/* told once: a locked subtree by its keys, others by the first value */
+		if (arriving && !locked && status == DOVETAIL_LOCKED)
+			crypt_tell(context, DOVETAIL_NOTICE_UNREADABLE, "", subtree->name, error);
 		context->stale = false;
 		return DOVETAIL_OK;
 	}
@@ -405,7 +361,7 @@ codec_decode(void *_context, const char *mailbox, const char *wire, const void *
 		name = strndup(wire, reserved);
 		if (name == NULL)
 			return replica_fail(context->replica, DOVETAIL_SYSTEM, "out of memory");
-		status = ring_arrive(context, name, data, size);
+		status = crypt_ring_arrive(context, name, data, size);
 		free(name);
 		return status;
 	}
@@ -417,12 +373,27 @@ codec_decode(void *_context, const char *mailbox, const char *wire, const void *
 
 /* ---- Sending ---- */
 
-/* Locked: what is sealed was sealed for the ring that was accepted last, so it may go as long as that is the server's. */
-static bool may_send_locked(struct crypt_context *context, const struct crypt_subtree *subtree, const void *data, size_t size)
+/* Does the server have the ring that was accepted, as far as we know? Not before our own write of it is acknowledged. */
+static bool ring_is_there(struct crypt_context *context, const struct crypt_subtree *subtree)
 {
 	uint8_t hash[CRYPT_HASH_SIZE];
 	struct dovetail_entry entry;
 	enum dovetail_status status;
+	char *name;
+
+	if (asprintf(&name, "%s" CRYPT_RING_ENTRY, subtree->name) < 0)
+		return false;
+	status = replica_get_raw(context->replica, "", name, &entry);
+	free(name);
+	if (status != DOVETAIL_OK || entry.data == NULL || (entry.flags & DOVETAIL_ENTRY_PENDING) != 0)
+		return false;
+	crypt_text_hash(entry.data, entry.size, hash);
+	return memcmp(hash, subtree->ring_hash, CRYPT_HASH_SIZE) == 0;
+}
+
+/* What is sealed was sealed for the ring that was accepted last, so it may go as long as that is the server's. */
+static bool may_send_locked(struct crypt_context *context, const struct crypt_subtree *subtree, const void *data, size_t size)
+{
 	size_t lost_size;
 	char *text;
 
@@ -430,20 +401,14 @@ static bool may_send_locked(struct crypt_context *context, const struct crypt_su
 	    crypt_text_get(context, "lost", subtree->name, &text, &lost_size) != DOVETAIL_OK)
 		return false;
 	free(text);
-	if (text != NULL || asprintf(&text, "%s" CRYPT_RING_ENTRY, subtree->name) < 0)
-		return false;
-	status = replica_get_raw(context->replica, "", text, &entry);
-	free(text);
-	if (status != DOVETAIL_OK || entry.data == NULL)
-		return false;
-	crypt_text_hash(entry.data, entry.size, hash);
-	return memcmp(hash, subtree->ring_hash, CRYPT_HASH_SIZE) == 0;
+	return text == NULL && ring_is_there(context, subtree);
 }
 
 static bool codec_may_send(void *_context, const char *mailbox, const char *wire, const void *data, size_t size)
 {
 	struct crypt_context *context = _context;
 	struct crypt_subtree *subtree;
+	struct crypt_known known;
 	struct crypt_value value;
 	enum dovetail_status status;
 	const char *error;
@@ -457,9 +422,13 @@ static bool codec_may_send(void *_context, const char *mailbox, const char *wire
 		return may_send_locked(context, subtree, data, size);
 	status = crypt_value_open(subtree->ring, wire, data, size, CRYPT_ACCEPT_LIVE, &value, &error);
 	crypt_value_free(&value);
-	if (status != DOVETAIL_OK)
+	if (status != DOVETAIL_OK) {
 		subtree->look = true;
-	return status == DOVETAIL_OK;
+		return false;
+	}
+	/* with keys that are not published yet, it could be that nobody ever can read it */
+	return crypt_known_get(context, subtree->name, &known) == DOVETAIL_OK &&
+		(crypt_ring_is_published(&known, subtree) || ring_is_there(context, subtree));
 }
 
 void crypt_codec_set(struct crypt_context *context)

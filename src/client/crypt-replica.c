@@ -1,14 +1,12 @@
-/* End-to-end encryption: the public functions (dovetail.h, last part), and what goes on at each consistent state: writing anew after a rotation or at the
-   beginning, and telling what was noticed. */
+/* End-to-end encryption: the public functions (dovetail.h, last part). */
 
 #include "crypt-state.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define NAME_MAX_SIZE 1024
-/* writing anew can take two writes of the 100 in a set: the old name is removed */
-#define ANEW_MAX 50
 
 enum dovetail_status crypt_replica_open(struct dovetail *replica)
 {
@@ -72,272 +70,124 @@ subtree_get(struct dovetail *replica, const char *subtree, struct crypt_context 
 	return status == DOVETAIL_OK ? crypt_ring_refresh(context, *subtree_r) : status;
 }
 
-/* As subtree_get(), and it has to be unlocked. */
+/* The ring's entry has to be covered by the replica's parts. */
+static enum dovetail_status subtree_is_covered(struct dovetail *replica, const char *name)
+{
+	struct dovetail_entry entry;
+	enum dovetail_status status;
+	char *ring_name;
+
+	if (asprintf(&ring_name, "%s" CRYPT_RING_ENTRY, name) < 0)
+		return replica_fail(replica, DOVETAIL_SYSTEM, "out of memory");
+	status = dovetail_get(replica, "", ring_name, &entry);
+	free(ring_name);
+	return status == DOVETAIL_NOT_FOUND ? DOVETAIL_OK : status;
+}
+
+/* As subtree_get(), for changing it: it has to be unlocked, and its ring's entry covered. label: of a secret */
 static enum dovetail_status
-subtree_get_open(struct dovetail *replica, const char *subtree, struct crypt_context **context_r, struct crypt_subtree **subtree_r)
+subtree_get_open(struct dovetail *replica, const char *subtree, const char *label, struct crypt_context **context_r,
+		 struct crypt_subtree **subtree_r)
 {
 	enum dovetail_status status = subtree_get(replica, subtree, context_r, subtree_r);
 
 	if (status == DOVETAIL_OK && ((*subtree_r)->ring == NULL || (*subtree_r)->ring->secrets == NULL))
 		status = replica_fail(replica, DOVETAIL_LOCKED, "%s is locked", (*subtree_r)->name);
-	return status;
-}
-
-/* The ring that the replica shows, our own change of it included; malloc()ed. NULL: none. */
-static enum dovetail_status
-ring_shown(struct dovetail *replica, const char *subtree, char **text_r, size_t *size_r, bool *pending_r)
-{
-	struct dovetail_entry entry;
-	enum dovetail_status status;
-	char *name;
-
-	*text_r = NULL;
-	*pending_r = false;
-	if (asprintf(&name, "%s" CRYPT_RING_ENTRY, subtree) < 0)
-		return replica_fail(replica, DOVETAIL_SYSTEM, "out of memory");
-	status = replica_get_raw(replica, "", name, &entry);
-	free(name);
-	if (status == DOVETAIL_NOT_FOUND || status == DOVETAIL_INVALID)
-		return DOVETAIL_OK;
-	if (status != DOVETAIL_OK)
-		return status;
-	*pending_r = (entry.flags & DOVETAIL_ENTRY_PENDING) != 0;
-	if (entry.data == NULL)
-		return DOVETAIL_OK;
-	*text_r = malloc(entry.size + 1);
-	if (*text_r == NULL)
-		return replica_fail(replica, DOVETAIL_SYSTEM, "out of memory");
-	memcpy(*text_r, entry.data, entry.size);
-	*size_r = entry.size;
-	return DOVETAIL_OK;
-}
-
-/* ---- Writing the ring ---- */
-
-static enum dovetail_status ring_queue(struct dovetail *replica, const char *subtree, const void *text, size_t size)
-{
-	struct dovetail_changes *changes;
-	enum dovetail_status status;
-	char *name;
-
-	if (asprintf(&name, "%s" CRYPT_RING_ENTRY, subtree) < 0)
-		return replica_fail(replica, DOVETAIL_SYSTEM, "out of memory");
-	status = dovetail_changes_begin(replica, &changes);
-	if (status == DOVETAIL_OK) {
-		status = replica_changes_add_raw(changes, "", name, text, size);
-		if (status == DOVETAIL_OK)
-			status = dovetail_changes_commit(changes);
-		else
-			dovetail_changes_abort(changes);
-	}
-	free(name);
-	return status;
-}
-
-/* The changed ring (taken over) goes into the queue, and is the accepted one. */
-static enum dovetail_status ring_store(struct crypt_context *context, struct crypt_subtree *subtree, struct crypt_ring *ring)
-{
-	const char *error = NULL;
-	enum dovetail_status status;
-	void *text;
-	size_t size;
-
-	status = crypt_ring_write(ring, NULL, &text, &size, &error);
-	if (status != DOVETAIL_OK)
-		status = replica_fail(context->replica, status, "%s: %s", subtree->name, error);
-	else
-		status = ring_queue(context->replica, subtree->name, text, size);
-	if (status == DOVETAIL_OK)
-		status = crypt_ring_accept(context, subtree, ring, text, size, false);
-	else
-		crypt_ring_free(ring);
-	free(text);
-	return status;
-}
-
-/* ---- Writing anew ---- */
-
-/* All entries that can be read and are not sealed with the current key; *done_r: there was none. */
-static enum dovetail_status anew(struct crypt_context *context, const struct crypt_subtree *subtree, bool *done_r)
-{
-	struct dovetail *replica = context->replica;
-	struct dovetail_changes *changes = NULL;
-	struct dovetail_entry entry;
-	struct dovetail_iter *iter;
-	enum dovetail_status status;
-	unsigned int count = 0;
-
-	*done_r = true;
-	status = dovetail_iter_open(replica, NULL, subtree->name, true, &iter);
-	if (status != DOVETAIL_OK)
-		return status;
-	while ((status = dovetail_iter_next(iter, &entry)) == DOVETAIL_OK) {
-		if (!context->stale || entry.data == NULL)
-			continue;
-		*done_r = false;
-		if (changes == NULL)
-			status = dovetail_changes_begin(replica, &changes);
-		if (status == DOVETAIL_OK)
-			status = replica_changes_add_anew(changes, entry.mailbox, entry.name, entry.data, entry.size);
-		if (status == DOVETAIL_OK && ++count % ANEW_MAX == 0) {
-			status = dovetail_changes_commit(changes);
-			changes = NULL;
-		}
-		if (status != DOVETAIL_OK)
-			break;
-	}
-	dovetail_iter_close(iter);
-	if (status == DOVETAIL_NOT_FOUND) {
-		status = changes == NULL ? DOVETAIL_OK : dovetail_changes_commit(changes);
-		changes = NULL;
-	}
-	dovetail_changes_abort(changes);
-	return status;
-}
-
-/* ---- Step ---- */
-
-/* Is our own ring on the server now? Is it gone? */
-static enum dovetail_status step_ring(struct crypt_context *context, struct crypt_subtree *subtree, bool *waits_r)
-{
-	uint8_t hash[CRYPT_HASH_SIZE];
-	struct crypt_ring *copy;
-	struct crypt_known known;
-	const char *error = NULL;
-	enum dovetail_status status;
-	bool pending;
-	size_t size;
-	char *text;
-
-	*waits_r = true;
-	status = crypt_known_get(context, subtree->name, &known);
-	if (status == DOVETAIL_OK)
-		status = ring_shown(context->replica, subtree->name, &text, &size, &pending);
-	if (status != DOVETAIL_OK)
-		return status;
-	if (text != NULL && !pending) {
-		crypt_text_hash(text, size, hash);
-		*waits_r = memcmp(hash, subtree->ring_hash, CRYPT_HASH_SIZE) != 0;
-		if (!*waits_r && known.unconfirmed) {
-			status = crypt_ring_copy(subtree->ring, &copy, &error);
-			status = status != DOVETAIL_OK ? replica_fail(context->replica, status, "%s", error) :
-				crypt_ring_accept(context, subtree, copy, text, size, true);
-		}
-	} else if (text == NULL && !pending) {
-		/* a client without keys has removed it, or a crash kept it from the queue: without it, nothing could be read by anybody */
-		status = crypt_text_get(context, "ring", subtree->name, &text, &size);
-		if (status == DOVETAIL_OK && text != NULL)
-			status = ring_queue(context->replica, subtree->name, text, size);
-	}
-	free(text);
-	return status;
-}
-
-static enum dovetail_status step_subtree(struct crypt_context *context, struct crypt_subtree *subtree)
-{
-	struct crypt_ring *copy;
-	const char *error = NULL;
-	enum dovetail_status status;
-	bool waits, done;
-
-	status = crypt_ring_refresh(context, subtree);
-	if (status != DOVETAIL_OK || subtree->ring == NULL || subtree->ring->secrets == NULL)
-		return status;
-	if (!subtree->look && crypt_ring_settled(subtree->ring))
-		return DOVETAIL_OK;
-	status = step_ring(context, subtree, &waits);
-	if (status == DOVETAIL_OK)
-		status = replica_queue_encode_again(context->replica);
-	if (status == DOVETAIL_OK)
-		status = anew(context, subtree, &done);
-	if (status != DOVETAIL_OK || waits || !done)
-		return status;
-	if (crypt_ring_settled(subtree->ring)) {
-		subtree->look = false;
-		if (subtree->lost != NULL) {
-			/* what it was for has been written anew */
-			crypt_ring_free(subtree->lost);
-			subtree->lost = NULL;
-			status = crypt_text_set(context, "lost", subtree->name, NULL, 0);
-		}
-		return status;
-	}
-	if (replica_queue_count(context->replica) > 0)
-		return DOVETAIL_OK;
-	status = crypt_ring_copy(subtree->ring, &copy, &error);
-	if (status == DOVETAIL_OK)
-		status = crypt_ring_settle(copy, &error);
-	return status == DOVETAIL_OK ? ring_store(context, subtree, copy) : replica_fail(context->replica, status, "%s", error);
-}
-
-enum dovetail_status crypt_replica_step(struct dovetail *replica, crypt_notice_t *notice, void *notice_context)
-{
-	struct crypt_context *context = replica_get_codec_context(replica);
-	enum dovetail_status status;
-	struct crypt_told *told;
-	size_t i, count;
-
-	if (context == NULL)
-		return DOVETAIL_OK;
-	status = crypt_subtrees_load(context);
-	for (i = 0; i < context->count && status == DOVETAIL_OK; i++)
-		status = step_subtree(context, context->subtrees[i]);
-	/* the callback may come back here */
-	told = context->told;
-	count = context->told_count;
-	context->told = NULL;
-	context->told_count = 0;
-	for (i = 0; i < count; i++) {
-		if (notice != NULL && told[i].mailbox != NULL && told[i].entry != NULL)
-			notice(notice_context, told[i].notice, told[i].mailbox, told[i].entry, told[i].text);
-		free(told[i].mailbox);
-		free(told[i].entry);
-	}
-	free(told);
-	return status;
+	if (status == DOVETAIL_OK && label == NULL)
+		status = replica_fail(replica, DOVETAIL_INVALID, "a secret needs a label");
+	if (status == DOVETAIL_OK && replica_is_readonly(replica))
+		status = replica_fail(replica, DOVETAIL_INVALID, "the replica is open for reading only");
+	return status == DOVETAIL_OK ? subtree_is_covered(replica, (*subtree_r)->name) : status;
 }
 
 /* ---- Beginning ---- */
 
-/* May encryption begin here? *busy_r: something is in it. */
-static enum dovetail_status subtree_check(struct dovetail *replica, struct crypt_context *context, const char *name, bool *used_r)
+/* Is nothing that may be written there encrypted already? It may be expected to be, without any keys having come. */
+static enum dovetail_status subtree_is_free(struct crypt_context *context, const char *name)
 {
-	struct dovetail_counts counts;
-	struct dovetail_entry entry;
-	struct dovetail_iter *iter;
-	enum dovetail_status status;
-	size_t i, size;
+	struct crypt_known known;
+	enum dovetail_status status = crypt_subtrees_load(context);
 	bool pending;
+	size_t i, size;
 	char *text;
 
-	*used_r = false;
-	status = crypt_subtrees_load(context);
-	if (status != DOVETAIL_OK)
-		return status;
-	for (i = 0; i < context->count; i++) {
-		if (crypt_name_is_below(context->subtrees[i]->name, name) || crypt_name_is_below(name, context->subtrees[i]->name))
-			return replica_fail(replica, DOVETAIL_INVALID, "%s is encrypted already", context->subtrees[i]->name);
+	for (i = 0; i < context->count && status == DOVETAIL_OK; i++) {
+		const struct crypt_subtree *other = context->subtrees[i];
+
+		if (!crypt_name_is_below(other->name, name) && !crypt_name_is_below(name, other->name))
+			continue;
+		status = crypt_known_get(context, other->name, &known);
+		if (status == DOVETAIL_OK && (other->ring != NULL || known.seen || strcmp(other->name, name) != 0))
+			return replica_fail(context->replica, DOVETAIL_INVALID, "%s is encrypted already", other->name);
 	}
-	status = dovetail_get_counts(replica, &counts);
-	if (status != DOVETAIL_OK)
-		return status;
-	if (counts.synced_at == 0)
-		return replica_fail(replica, DOVETAIL_INVALID, "%s: synchronize first, another device may have encrypted it", name);
-	status = ring_shown(replica, name, &text, &size, &pending);
+	if (status == DOVETAIL_OK)
+		status = crypt_ring_shown(context->replica, name, &text, &size, &pending);
 	if (status != DOVETAIL_OK)
 		return status;
 	free(text);
-	if (text != NULL)
-		return replica_fail(replica, DOVETAIL_INVALID, "%s is encrypted already", name);
-	status = dovetail_iter_open(replica, NULL, name, false, &iter);
+	return text == NULL ? DOVETAIL_OK : replica_fail(context->replica, DOVETAIL_INVALID, "%s is encrypted already", name);
+}
+
+/* What is in it can be encrypted with this ring; *used_r: there is something. */
+static enum dovetail_status entries_check(struct dovetail *replica, const struct crypt_ring *ring, bool *used_r)
+{
+	struct dovetail_entry entry;
+	struct dovetail_iter *iter;
+	enum dovetail_status status, name_status = DOVETAIL_OK;
+	const char *error;
+	char *wire;
+
+	*used_r = false;
+	status = dovetail_iter_open(replica, NULL, ring->subtree, false, &iter);
 	if (status != DOVETAIL_OK)
 		return status;
-	while ((status = dovetail_iter_next(iter, &entry)) == DOVETAIL_OK && (entry.flags & DOVETAIL_ENTRY_PENDING) == 0)
+	while (name_status == DOVETAIL_OK && (status = dovetail_iter_next(iter, &entry)) == DOVETAIL_OK) {
 		*used_r = true;
+		if ((entry.flags & DOVETAIL_ENTRY_PENDING) != 0) {
+			status = replica_fail(replica, DOVETAIL_BUSY, "%s: writes wait there that are not encrypted: synchronize first", ring->subtree);
+			break;
+		}
+		name_status = crypt_name_to_wire(ring, entry.name, &wire, &error);
+		free(wire);
+		if (name_status != DOVETAIL_OK)
+			status = replica_fail(replica, name_status, "%s: %s", entry.name, error);
+	}
 	dovetail_iter_close(iter);
-	if (status == DOVETAIL_OK)
-		return replica_fail(replica, DOVETAIL_BUSY, "%s: writes wait there that are not encrypted: synchronize first", name);
 	return status == DOVETAIL_NOT_FOUND ? DOVETAIL_OK : status;
+}
+
+static enum dovetail_status subtree_check(struct dovetail *replica, struct crypt_context *context, const char *name)
+{
+	struct dovetail_counts counts;
+	enum dovetail_status status = subtree_is_free(context, name);
+
+	if (status == DOVETAIL_OK)
+		status = subtree_is_covered(replica, name);
+	if (status == DOVETAIL_OK)
+		status = dovetail_get_counts(replica, &counts);
+	if (status == DOVETAIL_OK && counts.synced_at == 0)
+		return replica_fail(replica, DOVETAIL_INVALID, "%s: synchronize first, another device may have encrypted it", name);
+	return status;
+}
+
+/* A ring with its first secret, for what is there. */
+static enum dovetail_status
+ring_begin(struct dovetail *replica, const char *name, const struct dovetail_secret *secret, bool hide_names, struct crypt_ring **ring_r)
+{
+	const char *error = NULL;
+	enum dovetail_status status = crypt_ring_new(name, hide_names, NULL, ring_r, &error);
+
+	if (status == DOVETAIL_OK)
+		status = crypt_ring_slot_add(*ring_r, "first", secret, NULL, &error);
+	if (status != DOVETAIL_OK)
+		(void)replica_fail(replica, status, "%s: %s", name, error);
+	else
+		status = entries_check(replica, *ring_r, &(*ring_r)->converting);
+	if (status != DOVETAIL_OK) {
+		crypt_ring_free(*ring_r);
+		*ring_r = NULL;
+	}
+	return status;
 }
 
 enum dovetail_status
@@ -346,43 +196,35 @@ dovetail_encrypt(struct dovetail *replica, const char *subtree, const struct dov
 {
 	struct crypt_context *context = replica_get_codec_context(replica);
 	struct crypt_subtree *added;
-	struct crypt_ring *ring = NULL;
-	const char *error = NULL;
+	struct crypt_ring *ring;
 	enum dovetail_status status;
-	bool used, done;
-	void *text = NULL;
-	size_t size;
 	char *name;
 
 	status = subtree_name(replica, subtree, &name);
 	if (status != DOVETAIL_OK)
 		return status;
-	status = subtree_check(replica, context, name, &used);
-	if (status != DOVETAIL_OK) {
-		free(name);
-		return status;
-	}
-	status = crypt_ring_new(name, options != NULL && options->hide_names, NULL, &ring, &error);
-	if (status == DOVETAIL_OK) {
-		ring->converting = used;
-		status = crypt_ring_slot_add(ring, "first", secret, NULL, &error);
-	}
+	status = subtree_check(replica, context, name);
 	if (status == DOVETAIL_OK)
-		status = crypt_ring_write(ring, NULL, &text, &size, &error);
+		status = ring_begin(replica, name, secret, options != NULL && options->hide_names, &ring);
+	if (status == DOVETAIL_OK)
+		status = crypt_ring_store(context, name, ring, &added);
+	free(name);
+	return status;
+}
+
+enum dovetail_status dovetail_expect_encrypted(struct dovetail *replica, const char *subtree)
+{
+	struct crypt_context *context = replica_get_codec_context(replica);
+	struct crypt_subtree *added;
+	enum dovetail_status status;
+	char *name;
+
+	if (replica_is_readonly(replica))
+		return replica_fail(replica, DOVETAIL_INVALID, "the replica is open for reading only");
+	status = subtree_name(replica, subtree, &name);
 	if (status != DOVETAIL_OK)
-		status = replica_fail(replica, status, "%s: %s", name, error);
-	else
-		status = ring_queue(replica, name, text, size);
-	if (status == DOVETAIL_OK)
-		status = crypt_subtree_add(context, name, &added);
-	if (status == DOVETAIL_OK) {
-		status = crypt_ring_accept(context, added, ring, text, size, false);
-		ring = NULL;
-	}
-	if (status == DOVETAIL_OK && used)
-		status = anew(context, added, &done);
-	crypt_ring_free(ring);
-	free(text);
+		return status;
+	status = crypt_subtree_add(context, name, &added);
 	free(name);
 	return status;
 }
@@ -405,45 +247,82 @@ ring_open(struct dovetail *replica, const char *subtree, const char *text, size_
 	return replica_fail(replica, status, "%s: %s", subtree, error);
 }
 
+/* The secret opens the ring that was kept, and not the one that the server shows, text (which is one by its form). Somebody may have removed
+   the secret or changed the key; or the server has made it up, or shows an old one. */
+static bool ring_is_wrong(const struct crypt_known *known, const struct crypt_ring *kept, const char *text, size_t size)
+{
+	struct crypt_ring *ring;
+	const char *error;
+	bool wrong;
+
+	if (crypt_ring_parse(kept->subtree, text, size, NULL, &ring, &error) != DOVETAIL_OK)
+		return false;
+	wrong = memcmp(ring->subtree_id, kept->subtree_id, CRYPT_SUBTREE_ID_SIZE) != 0 || ring->epoch < kept->epoch;
+	if (!wrong && ring->epoch == kept->epoch)
+		wrong = crypt_ring_follow(ring, kept, &error) != DOVETAIL_OK || crypt_ring_is_stale(known, ring, text, size);
+	crypt_ring_free(ring);
+	return wrong;
+}
+
+/* The ring that was accepted, if that of the server (text, NULL: none; status: what came of it) is not as it should be. */
+static enum dovetail_status
+unlock_kept(struct crypt_context *context, struct crypt_subtree *subtree, const struct dovetail_secret *secret, const struct crypt_known *known,
+	    const char *text, size_t size, enum dovetail_status status)
+{
+	struct crypt_ring *ring;
+	enum dovetail_status kept;
+	size_t kept_size;
+	char *kept_text;
+
+	kept = crypt_text_get(context, "ring", subtree->name, &kept_text, &kept_size);
+	if (kept != DOVETAIL_OK)
+		return kept;
+	if (kept_text == NULL) {
+		return status == DOVETAIL_WRONG_KEY ? status : replica_fail(context->replica, status, text == NULL ?
+			"%s: its keys have not come from the server" : "%s: its keys on the server are damaged or older than this device has seen",
+			subtree->name);
+	}
+	kept = ring_open(context->replica, subtree->name, kept_text, kept_size, secret, &ring);
+	if (kept == DOVETAIL_OK && status == DOVETAIL_WRONG_KEY && !ring_is_wrong(known, ring, text, size)) {
+		crypt_ring_free(ring);
+		kept = status;
+	} else if (kept == DOVETAIL_OK) {
+		if (status == DOVETAIL_WRONG_KEY)
+			crypt_tell(context, DOVETAIL_NOTICE_ROLLBACK, "", subtree->name, CRYPT_ROLLED_BACK);
+		kept = crypt_ring_accept(context, subtree, ring, kept_text, kept_size, false);
+	}
+	free(kept_text);
+	return kept;
+}
+
 /* The ring that the server shows, if it is as it should be; else the accepted one, with a notice. */
 static enum dovetail_status
 unlock_main(struct crypt_context *context, struct crypt_subtree *subtree, const struct dovetail_secret *secret)
 {
-	struct dovetail *replica = context->replica;
 	struct crypt_ring *ring = NULL;
 	struct crypt_known known;
-	enum dovetail_status status, kept;
+	enum dovetail_status status;
 	bool pending;
-	size_t size;
+	size_t size = 0;
 	char *text;
 
 	status = crypt_known_get(context, subtree->name, &known);
 	if (status == DOVETAIL_OK)
-		status = ring_shown(replica, subtree->name, &text, &size, &pending);
+		status = crypt_ring_shown(context->replica, subtree->name, &text, &size, &pending);
 	if (status != DOVETAIL_OK)
 		return status;
-	status = text == NULL ? DOVETAIL_DAMAGED : ring_open(replica, subtree->name, text, size, secret, &ring);
+	status = text == NULL ? DOVETAIL_DAMAGED : ring_open(context->replica, subtree->name, text, size, secret, &ring);
 	if (status == DOVETAIL_OK && crypt_ring_is_stale(&known, ring, text, size)) {
 		crypt_ring_free(ring);
 		status = DOVETAIL_DAMAGED;
-		crypt_tell(context, DOVETAIL_NOTICE_ROLLBACK, "", subtree->name,
-			   "the server shows an older or another set of keys than this device has seen");
+		crypt_tell(context, DOVETAIL_NOTICE_ROLLBACK, "", subtree->name, CRYPT_ROLLED_BACK);
 	} else if (status == DOVETAIL_OK) {
 		status = crypt_ring_accept(context, subtree, ring, text, size, !pending);
 	}
+	if (status == DOVETAIL_DAMAGED || status == DOVETAIL_WRONG_KEY)
+		status = unlock_kept(context, subtree, secret, &known, text, size, status);
 	free(text);
-	if (status != DOVETAIL_DAMAGED)
-		return status;
-	kept = crypt_text_get(context, "ring", subtree->name, &text, &size);
-	if (kept == DOVETAIL_OK && text != NULL) {
-		status = ring_open(replica, subtree->name, text, size, secret, &ring);
-		if (status == DOVETAIL_OK)
-			status = crypt_ring_accept(context, subtree, ring, text, size, !known.unconfirmed);
-		free(text);
-	} else if (kept == DOVETAIL_OK) {
-		return replica_fail(replica, status, "%s: its keys on the server are damaged or older than this device has seen", subtree->name);
-	}
-	return kept != DOVETAIL_OK ? kept : status;
+	return status;
 }
 
 static enum dovetail_status
@@ -498,54 +377,45 @@ enum dovetail_status dovetail_unlock(struct dovetail *replica, const char *subtr
 	context->catching_up = false;
 	known->look = true;
 	/* what has waited for a key can go at once */
-	return status == DOVETAIL_OK ? step_subtree(context, known) : status;
+	return status == DOVETAIL_OK ? crypt_step(context, known) : status;
 }
 
 /* ---- Secrets ---- */
 
-enum dovetail_status
-dovetail_secret_add(struct dovetail *replica, const char *subtree, const char *label, const struct dovetail_secret *secret)
+/* Changes a copy of the ring and stores it. secret: added, or NULL: the one with the label is removed. */
+static enum dovetail_status
+secret_change(struct dovetail *replica, const char *subtree, const char *label, const struct dovetail_secret *secret)
 {
 	struct crypt_context *context;
 	struct crypt_subtree *known;
 	struct crypt_ring *copy;
 	const char *error = NULL;
-	enum dovetail_status status = subtree_get_open(replica, subtree, &context, &known);
+	enum dovetail_status status = subtree_get_open(replica, subtree, label, &context, &known);
 
 	if (status != DOVETAIL_OK)
 		return status;
-	if (label == NULL)
-		return replica_fail(replica, DOVETAIL_INVALID, "a secret needs a label");
 	status = crypt_ring_copy(known->ring, &copy, &error);
 	if (status == DOVETAIL_OK) {
-		status = crypt_ring_slot_add(copy, label, secret, NULL, &error);
+		status = secret == NULL ? crypt_ring_slot_remove(copy, label, &error) :
+			crypt_ring_slot_add(copy, label, secret, NULL, &error);
 		if (status == DOVETAIL_OK)
-			return ring_store(context, known, copy);
+			return crypt_ring_store(context, known->name, copy, &known);
 		crypt_ring_free(copy);
 	}
 	return replica_fail(replica, status, "%s: %s", known->name, error);
 }
 
+enum dovetail_status
+dovetail_secret_add(struct dovetail *replica, const char *subtree, const char *label, const struct dovetail_secret *secret)
+{
+	static const struct dovetail_secret none;
+
+	return secret_change(replica, subtree, label, secret != NULL ? secret : &none);
+}
+
 enum dovetail_status dovetail_secret_remove(struct dovetail *replica, const char *subtree, const char *label)
 {
-	struct crypt_context *context;
-	struct crypt_subtree *known;
-	struct crypt_ring *copy;
-	const char *error = NULL;
-	enum dovetail_status status = subtree_get_open(replica, subtree, &context, &known);
-
-	if (status != DOVETAIL_OK)
-		return status;
-	if (label == NULL)
-		return replica_fail(replica, DOVETAIL_INVALID, "a secret needs a label");
-	status = crypt_ring_copy(known->ring, &copy, &error);
-	if (status == DOVETAIL_OK) {
-		status = crypt_ring_slot_remove(copy, label, &error);
-		if (status == DOVETAIL_OK)
-			return ring_store(context, known, copy);
-		crypt_ring_free(copy);
-	}
-	return replica_fail(replica, status, "%s: %s", known->name, error);
+	return secret_change(replica, subtree, label, NULL);
 }
 
 enum dovetail_status
@@ -581,20 +451,25 @@ dovetail_rotate_key(struct dovetail *replica, const char *subtree, const char *l
 	struct crypt_subtree *known;
 	struct crypt_ring *copy;
 	const char *error = NULL;
-	enum dovetail_status status = subtree_get_open(replica, subtree, &context, &known);
-	bool done;
+	enum dovetail_status status = subtree_get_open(replica, subtree, label, &context, &known);
+	size_t size;
+	char *text;
 
+	if (status == DOVETAIL_OK)
+		status = crypt_text_get(context, "lost", known->name, &text, &size);
 	if (status != DOVETAIL_OK)
 		return status;
-	if (label == NULL)
-		return replica_fail(replica, DOVETAIL_INVALID, "a secret needs a label");
-	status = crypt_ring_copy(known->ring, &copy, &error);
-	if (status == DOVETAIL_OK)
-		status = crypt_ring_rotate(copy, label, secret, NULL, &error);
-	if (status != DOVETAIL_OK) {
-		crypt_ring_free(copy);
-		return replica_fail(replica, status, "%s: %s", known->name, error);
+	free(text);
+	if (text != NULL && known->lost == NULL) {
+		return replica_fail(replica, DOVETAIL_LOCKED, "%s: writes wait here with keys that came too late: give their secret first",
+				    known->name);
 	}
-	status = ring_store(context, known, copy);
-	return status == DOVETAIL_OK ? anew(context, known, &done) : status;
+	status = crypt_ring_copy(known->ring, &copy, &error);
+	if (status == DOVETAIL_OK) {
+		status = crypt_ring_rotate(copy, label, secret, NULL, &error);
+		if (status == DOVETAIL_OK)
+			return crypt_ring_store(context, known->name, copy, &known);
+		crypt_ring_free(copy);
+	}
+	return replica_fail(replica, status, "%s: %s", known->name, error);
 }

@@ -73,6 +73,11 @@ void crypt_tell(struct crypt_context *context, enum dovetail_notice notice, cons
 	/* a server that damages everything need not fill our memory */
 	if (context->told_count == 1000)
 		return;
+	/* not the same for each value of a subtree */
+	told = context->told_count == 0 ? NULL : &context->told[context->told_count - 1];
+	if (told != NULL && told->text == text && told->entry != NULL && strcmp(told->entry, entry) == 0 && told->mailbox != NULL &&
+	    strcmp(told->mailbox, mailbox) == 0)
+		return;
 	told = realloc(context->told, (context->told_count + 1) * sizeof(*told));
 	if (told == NULL)
 		return;
@@ -234,8 +239,7 @@ enum dovetail_status crypt_known_get(struct crypt_context *context, const char *
 	put_octets(known_r->device, p, CRYPT_DEVICE_SIZE);
 	known_r->counter = get_number(p + CRYPT_DEVICE_SIZE, 8);
 	p += CRYPT_DEVICE_SIZE + 8;
-	known_r->seen = (p[0] & 1) != 0;
-	known_r->unconfirmed = (p[0] & 2) != 0;
+	known_r->seen = p[0] != 0;
 	put_octets(known_r->subtree_id, p + 1, CRYPT_SUBTREE_ID_SIZE);
 	p += 1 + CRYPT_SUBTREE_ID_SIZE;
 	known_r->epoch = get_number(p, 4);
@@ -250,7 +254,7 @@ enum dovetail_status crypt_known_set(struct crypt_context *context, const char *
 
 	p = put_octets(data, known->device, CRYPT_DEVICE_SIZE);
 	p = put_number(p, known->counter, 8);
-	p = put_number(p, (known->seen ? 1 : 0) | (known->unconfirmed ? 2 : 0), 1);
+	p = put_number(p, known->seen ? 1 : 0, 1);
 	p = put_octets(p, known->subtree_id, CRYPT_SUBTREE_ID_SIZE);
 	p = put_number(p, known->epoch, 4);
 	p = put_number(p, known->generation, 8);
@@ -322,91 +326,4 @@ enum dovetail_status
 crypt_text_set(struct crypt_context *context, const char *kind, const char *subtree, const void *text, size_t size)
 {
 	return local_set(context, kind, subtree, NULL, text, size);
-}
-
-/* ---- Rings ---- */
-
-void crypt_text_hash(const void *text, size_t size, uint8_t hash[CRYPT_HASH_SIZE])
-{
-	crypto_generichash(hash, CRYPT_HASH_SIZE, text, size, NULL, 0);
-}
-
-bool crypt_ring_is_stale(const struct crypt_known *known, const struct crypt_ring *ring, const void *text, size_t size)
-{
-	uint8_t hash[CRYPT_HASH_SIZE];
-
-	if (!known->seen)
-		return false;
-	if (memcmp(known->subtree_id, ring->subtree_id, CRYPT_SUBTREE_ID_SIZE) != 0 || ring->epoch < known->epoch ||
-	    (ring->epoch == known->epoch && ring->generation < known->generation))
-		return true;
-	if (ring->epoch > known->epoch || ring->generation > known->generation)
-		return false;
-	crypt_text_hash(text, size, hash);
-	return memcmp(hash, known->hash, CRYPT_HASH_SIZE) != 0;
-}
-
-enum dovetail_status
-crypt_ring_accept(struct crypt_context *context, struct crypt_subtree *subtree, struct crypt_ring *ring, const void *text, size_t size,
-		  bool confirmed)
-{
-	bool keep = !replica_is_readonly(context->replica);
-	struct crypt_known known;
-	enum dovetail_status status;
-
-	status = crypt_known_get(context, subtree->name, &known);
-	if (status == DOVETAIL_OK && keep)
-		status = crypt_text_set(context, "ring", subtree->name, text, size);
-	if (status == DOVETAIL_OK) {
-		known.unconfirmed = !confirmed;
-		if (confirmed) {
-			known.seen = true;
-			put_octets(known.subtree_id, ring->subtree_id, CRYPT_SUBTREE_ID_SIZE);
-			known.epoch = ring->epoch;
-			known.generation = ring->generation;
-			crypt_text_hash(text, size, known.hash);
-		}
-		status = keep ? crypt_known_set(context, subtree->name, &known) : DOVETAIL_OK;
-	}
-	if (status != DOVETAIL_OK) {
-		crypt_ring_free(ring);
-		return status;
-	}
-	crypt_ring_free(subtree->ring);
-	subtree->ring = ring;
-	crypt_text_hash(text, size, subtree->ring_hash);
-	subtree->look = true;
-	return DOVETAIL_OK;
-}
-
-enum dovetail_status crypt_ring_refresh(struct crypt_context *context, struct crypt_subtree *subtree)
-{
-	uint8_t hash[CRYPT_HASH_SIZE];
-	struct crypt_ring *ring;
-	enum dovetail_status status;
-	const char *error;
-	size_t size;
-	char *text;
-
-	status = crypt_text_get(context, "ring", subtree->name, &text, &size);
-	if (status != DOVETAIL_OK || text == NULL)
-		return status;
-	crypt_text_hash(text, size, hash);
-	if (subtree->ring == NULL || memcmp(hash, subtree->ring_hash, CRYPT_HASH_SIZE) != 0) {
-		status = crypt_ring_parse(subtree->name, text, size, NULL, &ring, &error);
-		if (status != DOVETAIL_OK) {
-			status = replica_fail(context->replica, status == DOVETAIL_SYSTEM ? status : DOVETAIL_REPLICA,
-					      "the keys of %s that the replica has kept: %s", subtree->name, error);
-		} else {
-			/* if it has another epoch, it stays locked */
-			if (subtree->ring != NULL && subtree->ring->secrets != NULL)
-				(void)crypt_ring_follow(ring, subtree->ring, &error);
-			crypt_ring_free(subtree->ring);
-			subtree->ring = ring;
-			memcpy(subtree->ring_hash, hash, CRYPT_HASH_SIZE);
-			subtree->look = true;
-		}
-	}
-	free(text);
-	return status;
 }

@@ -2,7 +2,7 @@
 #define CLIENT_CRYPT_STATE_H
 
 /* What the encryption knows of one replica: its subtrees and their rings in memory, and what is kept in the replica's local values. Shared by
-   crypt-state.c, crypt-codec.c and crypt-replica.c. */
+   crypt-state.c, crypt-accept.c, crypt-codec.c, crypt-step.c and crypt-replica.c. */
 
 #include "crypt-private.h"
 #include "replica.h"
@@ -56,10 +56,8 @@ struct crypt_known {
 	uint8_t device[CRYPT_DEVICE_SIZE];
 	/* the last one that was used */
 	uint64_t counter;
-	/* a ring was accepted: the newest one */
+	/* a ring was accepted that was the server's: the newest one */
 	bool seen;
-	/* the accepted ring is our own, and the server may not have it */
-	bool unconfirmed;
 	uint8_t subtree_id[CRYPT_SUBTREE_ID_SIZE];
 	uint32_t epoch;
 	uint64_t generation;
@@ -105,16 +103,33 @@ enum dovetail_status
 crypt_text_get(struct crypt_context *context, const char *kind, const char *subtree, char **text_r, size_t *size_r);
 enum dovetail_status
 crypt_text_set(struct crypt_context *context, const char *kind, const char *subtree, const void *text, size_t size);
+
+/* crypt-accept.c */
 void crypt_text_hash(const void *text, size_t size, uint8_t hash[CRYPT_HASH_SIZE]);
-/* The ring (unlocked; taken over) with its text is the accepted one now, in memory and in the replica. */
+/* The ring (unlocked; taken over) with its text is the accepted one now, in memory and in the replica. confirmed: it is the server's, too. */
 enum dovetail_status
 crypt_ring_accept(struct crypt_context *context, struct crypt_subtree *subtree, struct crypt_ring *ring, const void *text, size_t size,
 		  bool confirmed);
+/* Was the accepted ring seen on the server? Was one with its keys? Until then, nothing is sent that is sealed with them: another device may be
+   first with others. */
+bool crypt_ring_is_confirmed(const struct crypt_known *known, const struct crypt_subtree *subtree);
+bool crypt_ring_is_published(const struct crypt_known *known, const struct crypt_subtree *subtree);
 /* Is this (unlocked) ring, with this text, older than what was seen, or another one? */
 bool crypt_ring_is_stale(const struct crypt_known *known, const struct crypt_ring *ring, const void *text, size_t size);
 /* Another handle may have changed the accepted ring. */
 enum dovetail_status crypt_ring_refresh(struct crypt_context *context, struct crypt_subtree *subtree);
+/* The server shows this as the ring of the subtree. */
+enum dovetail_status crypt_ring_arrive(struct crypt_context *context, const char *name, const void *data, size_t size);
+/* crypt-step.c: the ring that the replica shows, our own change of it included; malloc()ed. NULL: none. */
+enum dovetail_status
+crypt_ring_shown(struct dovetail *replica, const char *subtree, char **text_r, size_t *size_r, bool *pending_r);
+/* The new or changed ring (taken over) is the accepted one of the subtree (made if it is new), and goes into the queue. */
+enum dovetail_status
+crypt_ring_store(struct crypt_context *context, const char *name, struct crypt_ring *ring, struct crypt_subtree **subtree_r);
+/* What is to be done for the subtree at a consistent state. */
+enum dovetail_status crypt_step(struct crypt_context *context, struct crypt_subtree *subtree);
 
+#define CRYPT_ROLLED_BACK "the server shows an older or another set of keys than this device has seen"
 /* Remembers what is to be told; text is static. */
 void crypt_tell(struct crypt_context *context, enum dovetail_notice notice, const char *mailbox, const char *entry, const char *text);
 

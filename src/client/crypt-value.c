@@ -269,7 +269,7 @@ value_key(const struct crypt_ring *ring, const uint8_t *id, enum crypt_accept ac
 		*current_r = i == 0;
 		return &secrets->keys[i];
 	}
-	*status_r = crypt_fail(error_r, DOVETAIL_LOCKED, "an encrypted value has a key that this device does not have");
+	*status_r = crypt_fail(error_r, DOVETAIL_LOCKED, "there are encrypted values with a key that this device does not have");
 	return NULL;
 }
 

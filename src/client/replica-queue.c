@@ -156,7 +156,7 @@ static bool set_may_go(const struct dovetail *replica, const struct replica_set_
 {
 	size_t i;
 
-	if (set->flight == 1 || !replica->has_codec || replica->codec.may_send == NULL)
+	if (!replica->has_codec || replica->codec.may_send == NULL)
 		return true;
 	for (i = 0; i < set->count; i++) {
 		const struct replica_item *item = &set->items[i];
@@ -166,6 +166,16 @@ static bool set_may_go(const struct dovetail *replica, const struct replica_set_
 			return false;
 	}
 	return true;
+}
+
+/* It was given out, the connection was lost, and now it may not go as it is: it has to be encoded anew, and its answer is not waited for. Should
+   it have arrived after all, that is a conflict. */
+static enum dovetail_status set_no_flight(struct dovetail *replica, int64_t id)
+{
+	enum dovetail_status status;
+
+	status = replica_run(replica, "send", "UPDATE change_set SET version = version + 1, flight = 2 WHERE id = ?1", "i", id);
+	return status == DOVETAIL_OK ? replica_queue_encode_again(replica) : status;
 }
 
 enum next { NEXT_GIVE, NEXT_GONE, NEXT_AGAIN, NEXT_SKIP, NEXT_WAIT };
@@ -181,7 +191,11 @@ set_prepare(struct dovetail *replica, struct replica_set_memory *set, const stru
 	size_t left;
 
 	status = replica_solve(replica, set, rule, resolve, context, &changed);
-	if (status == DOVETAIL_LOCKED || (status == DOVETAIL_OK && !set_may_go(replica, set))) {
+	if (status == DOVETAIL_OK && !set_may_go(replica, set)) {
+		*next_r = set->flight == 1 ? NEXT_AGAIN : NEXT_SKIP;
+		return set->flight == 1 ? set_no_flight(replica, set->id) : DOVETAIL_OK;
+	}
+	if (status == DOVETAIL_LOCKED) {
 		*next_r = NEXT_SKIP;
 		return DOVETAIL_OK;
 	}

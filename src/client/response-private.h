@@ -1,7 +1,8 @@
 #ifndef CLIENT_RESPONSE_PRIVATE_H
 #define CLIENT_RESPONSE_PRIVATE_H
 
-/* The parser's insides, for response.c (octets to strings and lines) and response-status.c (a status response's line). */
+/* The parser's insides: response.c (octets to lines), response-metadata.c (METADATA's strings), response-status.c (lines that are read
+   as a whole). */
 
 #include <sys/types.h>
 
@@ -75,6 +76,25 @@ struct response_parser {
 #define HANDLE(parser, callback, ...) \
 	((parser)->handler.callback == NULL || (parser)->handler.callback((parser)->context, ##__VA_ARGS__))
 
+/* -1, with a text for response_error() */
+int response_fail(struct response_parser *parser, const char *text);
+int response_fail_limit(struct response_parser *parser, const char *what, uint64_t limit);
+/* Into the buffer, which has room for a NUL always. 0 or -1. */
+int response_keep(struct response_parser *parser, const unsigned char *data, size_t size, const char *what, size_t limit);
+/* One more digit of a literal's size: -1 if the number does not fit in 63 bits. */
+int response_literal_digit(struct response_parser *parser, unsigned char c);
+/* The next octet begins a response. */
+void response_begin(struct response_parser *parser);
+
+/* response-metadata.c: one octet of the line, not CR, LF nor NUL; octets of a literal; the line's end. 0 or -1. */
+int response_metadata_octet(struct response_parser *parser, unsigned char c);
+int response_metadata_literal(struct response_parser *parser, const unsigned char *data, size_t size);
+int response_metadata_line_end(struct response_parser *parser);
+/* How many of the next octets only have to be added to the string; adding them. */
+size_t response_metadata_run(const struct response_parser *parser, const unsigned char *data, size_t size);
+int response_metadata_add(struct response_parser *parser, const unsigned char *data, size_t size);
+
+/* response-status.c */
 /* ASCII letters to upper case, in place. */
 void response_upper(char *text);
 /* Whether the word (in upper case) is a status. */

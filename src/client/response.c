@@ -1,6 +1,6 @@
 /* Octets from a server to callbacks (response.h): a state machine that takes one octet at a time, or a run of them where they are only
    counted or handed on, so that it does not matter how they were cut. It owns one buffer, for the name or the line that is being read.
-   What it cannot use is skipped with its literals. The text of status responses is response-status.c's. */
+   What it cannot use is skipped with its literals. METADATA is response-metadata.c's, the text of status responses response-status.c's. */
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,13 +8,13 @@
 
 #include "response-private.h"
 
-static int fail(struct response_parser *parser, const char *text)
+int response_fail(struct response_parser *parser, const char *text)
 {
 	snprintf(parser->error, sizeof(parser->error), "%s", text);
 	return -1;
 }
 
-static int fail_limit(struct response_parser *parser, const char *what, uint64_t limit)
+int response_fail_limit(struct response_parser *parser, const char *what, uint64_t limit)
 {
 	snprintf(parser->error, sizeof(parser->error), "%s of more than %llu octets", what, (unsigned long long)limit);
 	parser->is_limit = true;
@@ -64,21 +64,20 @@ bool response_is_memory(const struct response_parser *parser)
 	return parser->is_memory;
 }
 
-/* Into the buffer, which has room for a NUL always. */
-static int keep(struct response_parser *parser, const unsigned char *data, size_t size, const char *what, size_t limit)
+int response_keep(struct response_parser *parser, const unsigned char *data, size_t size, const char *what, size_t limit)
 {
 	size_t alloc = parser->alloc == 0 ? 256 : parser->alloc;
 	char *buf;
 
 	if (size > limit - parser->used)
-		return fail_limit(parser, what, limit);
+		return response_fail_limit(parser, what, limit);
 	while (alloc <= parser->used + size)
 		alloc *= 2;
 	if (alloc != parser->alloc) {
 		buf = realloc(parser->buf, alloc);
 		if (buf == NULL) {
 			parser->is_memory = true;
-			return fail(parser, "out of memory");
+			return response_fail(parser, "out of memory");
 		}
 		parser->buf = buf;
 		parser->alloc = alloc;
@@ -89,138 +88,7 @@ static int keep(struct response_parser *parser, const unsigned char *data, size_
 	return 0;
 }
 
-static int keep_line(struct response_parser *parser, const unsigned char *data, size_t size)
-{
-	return keep(parser, data, size, "a response", parser->limits.line);
-}
-
-static void response_begin(struct response_parser *parser)
-{
-	parser->state = STATE_TAG;
-	parser->used = parser->line = 0;
-	parser->number = false;
-	parser->brace = BRACE_NONE;
-}
-
-/* ---- METADATA: strings ---- */
-
-static int value_begin(struct response_parser *parser, enum response_value kind, size_t size)
-{
-	return HANDLE(parser, entry, parser->buf, kind, size) ? 0 : -1;
-}
-
-/* A quoted string or a literal has begun; size: SIZE_MAX if not known. */
-static int string_begin(struct response_parser *parser, enum state state, size_t size)
-{
-	parser->state = state;
-	parser->string_size = 0;
-	if (parser->part == PART_VALUE)
-		return value_begin(parser, RESPONSE_VALUE_DATA, size);
-	parser->used = 0;
-	/* so that the empty string is one */
-	return keep(parser, NULL_OCTETS, 0, "a name", parser->limits.name);
-}
-
-/* Octets of the string. */
-static int string_add(struct response_parser *parser, const unsigned char *data, size_t size)
-{
-	size_t room;
-
-	if (parser->part == PART_VALUE) {
-		room = parser->limits.value - parser->string_size;
-		/* the same is handed on however the octets were cut */
-		if (room > 0 && !HANDLE(parser, data, data, size < room ? size : room))
-			return -1;
-		if (size > room)
-			return fail_limit(parser, "a value", parser->limits.value);
-		parser->string_size += size;
-		return 0;
-	}
-	return keep(parser, data, size, "a name", parser->limits.name);
-}
-
-/* After the string: what it was decides what comes next. */
-static int string_end(struct response_parser *parser)
-{
-	switch (parser->part) {
-	case PART_MAILBOX:
-		parser->state = STATE_AFTER_MAILBOX;
-		return HANDLE(parser, metadata, parser->buf) ? 0 : -1;
-	case PART_ENTRY:
-		parser->state = STATE_BETWEEN;
-		parser->part = PART_VALUE;
-		return 0;
-	case PART_VALUE:
-		parser->state = STATE_BETWEEN;
-		parser->part = PART_ENTRY;
-		parser->line = 0;
-		return HANDLE(parser, entry_end) ? 0 : -1;
-	case PART_NAMED:
-		parser->state = STATE_BETWEEN;
-		parser->line = 0;
-		return value_begin(parser, RESPONSE_VALUE_NOT_SHOWN, 0);
-	}
-	return fail(parser, "");
-}
-
-/* An atom that has ended: a name, or NIL. */
-static int atom_end(struct response_parser *parser)
-{
-	if (parser->part != PART_VALUE)
-		return string_end(parser);
-	if (parser->string_size != 3)
-		return fail(parser, "a value that is neither a string nor NIL");
-	parser->state = STATE_BETWEEN;
-	parser->part = PART_ENTRY;
-	parser->line = 0;
-	return value_begin(parser, RESPONSE_VALUE_NIL, 0);
-}
-
-static int atom_add(struct response_parser *parser, unsigned char c)
-{
-	if (parser->part == PART_VALUE) {
-		if (parser->string_size == 3 || (c & 0xdf) != "NIL"[parser->string_size])
-			return fail(parser, "a value that is neither a string nor NIL");
-		parser->string_size++;
-		return 0;
-	}
-	if (c < 0x20 || c == 0x7f || strchr("(){\"\\", c) != NULL)
-		return fail(parser, "an octet that is not allowed in a name without quotes");
-	return keep(parser, &c, 1, "a name", parser->limits.name);
-}
-
-static int atom_begin(struct response_parser *parser, unsigned char c)
-{
-	parser->state = STATE_ATOM;
-	parser->string_size = 0;
-	if (parser->part != PART_VALUE)
-		parser->used = 0;
-	return atom_add(parser, c);
-}
-
-static int string_first(struct response_parser *parser, unsigned char c)
-{
-	switch (c) {
-	case '"':
-		return string_begin(parser, STATE_QUOTED, SIZE_MAX);
-	case '~':
-		if (parser->part == PART_VALUE) {
-			parser->state = STATE_TILDE;
-			return 0;
-		}
-		return atom_begin(parser, c);
-	case '{':
-		parser->state = STATE_SIZE;
-		parser->literal = 0;
-		parser->digits = 0;
-		return 0;
-	default:
-		return atom_begin(parser, c);
-	}
-}
-
-/* One more digit: -1 if the number does not fit in 63 bits. */
-static int literal_digit(struct response_parser *parser, unsigned char c)
+int response_literal_digit(struct response_parser *parser, unsigned char c)
 {
 	unsigned int digit = c - '0';
 
@@ -230,92 +98,17 @@ static int literal_digit(struct response_parser *parser, unsigned char c)
 	return 0;
 }
 
-static int size_add(struct response_parser *parser, unsigned char c)
+static int keep_line(struct response_parser *parser, const unsigned char *data, size_t size)
 {
-	if (c == '}' && parser->digits > 0) {
-		parser->state = STATE_SIZE_END;
-		return 0;
-	}
-	if (c < '0' || c > '9')
-		return fail(parser, "a literal's size that is not a number");
-	parser->digits = 1;
-	if (literal_digit(parser, c) < 0)
-		return fail(parser, "a literal's size that is too large a number");
-	return 0;
+	return response_keep(parser, data, size, "a response", parser->limits.line);
 }
 
-/* The CRLF after a literal's size. */
-static int literal_begin(struct response_parser *parser)
+void response_begin(struct response_parser *parser)
 {
-	size_t limit = parser->part == PART_VALUE ? parser->limits.value : parser->limits.name;
-
-	if (parser->literal > limit)
-		return fail_limit(parser, parser->part == PART_VALUE ? "a value" : "a name", limit);
-	if (string_begin(parser, STATE_LITERAL, parser->literal) < 0)
-		return -1;
-	return parser->literal > 0 ? 0 : string_end(parser);
-}
-
-static int literal_add(struct response_parser *parser, const unsigned char *data, size_t size)
-{
-	if (parser->part != PART_VALUE &&
-	    (memchr(data, '\0', size) != NULL || memchr(data, '\r', size) != NULL || memchr(data, '\n', size) != NULL))
-		return fail(parser, "a name with NUL, CR or LF");
-	if (string_add(parser, data, size) < 0)
-		return -1;
-	parser->literal -= size;
-	return parser->literal > 0 ? 0 : string_end(parser);
-}
-
-/* ---- METADATA: between strings ---- */
-
-static int between(struct response_parser *parser, unsigned char c)
-{
-	if (c == ' ') {
-		parser->state = STATE_STRING;
-		return 0;
-	}
-	if (c == ')' && parser->part == PART_ENTRY) {
-		parser->state = STATE_CLOSED;
-		return 0;
-	}
-	if (parser->part == PART_VALUE)
-		return fail(parser, "an entry without a value");
-	return fail(parser, "no space after a string");
-}
-
-static int string_or_end(struct response_parser *parser, unsigned char c)
-{
-	if (c == ' ')
-		return 0;
-	if (c == ')' && parser->part == PART_ENTRY) {
-		parser->state = STATE_CLOSED;
-		return 0;
-	}
-	return string_first(parser, c);
-}
-
-static int after_mailbox(struct response_parser *parser, unsigned char c)
-{
-	if (c != ' ')
-		return fail(parser, "no space after a string");
-	parser->state = STATE_LIST;
-	return 0;
-}
-
-/* A list of entries with values, or of names. */
-static int list_begin(struct response_parser *parser, unsigned char c)
-{
-	if (c == ' ')
-		return 0;
-	parser->line = 0;
-	if (c == '(') {
-		parser->part = PART_ENTRY;
-		parser->state = STATE_STRING;
-		return 0;
-	}
-	parser->part = PART_NAMED;
-	return string_first(parser, c);
+	parser->state = STATE_TAG;
+	parser->used = parser->line = 0;
+	parser->number = false;
+	parser->brace = BRACE_NONE;
 }
 
 /* ---- The line ---- */
@@ -328,7 +121,7 @@ static void skip_add(struct response_parser *parser, unsigned char c)
 		parser->literal = 0;
 	} else if (c >= '0' && c <= '9' && (parser->brace == BRACE_OPEN || parser->brace == BRACE_SIZE)) {
 		parser->brace = BRACE_SIZE;
-		if (literal_digit(parser, c) < 0)
+		if (response_literal_digit(parser, c) < 0)
 			parser->brace = BRACE_TOO_LARGE;
 	} else if (c >= '0' && c <= '9' && parser->brace == BRACE_TOO_LARGE) {
 		;
@@ -344,7 +137,7 @@ static void skip_add(struct response_parser *parser, unsigned char c)
 static int skip_line_end(struct response_parser *parser)
 {
 	if (parser->brace == BRACE_CLOSED_TOO_LARGE)
-		return fail(parser, "a literal's size that is too large a number");
+		return response_fail(parser, "a literal's size that is too large a number");
 	if (parser->brace == BRACE_CLOSED) {
 		parser->brace = BRACE_NONE;
 		if (parser->literal > 0)
@@ -370,11 +163,11 @@ static int tag_add(struct response_parser *parser, unsigned char c)
 {
 	if (c != ' ') {
 		if (c < 0x21 || c > 0x7e)
-			return fail(parser, "a response that does not begin with a tag");
+			return response_fail(parser, "a response that does not begin with a tag");
 		return keep_line(parser, &c, 1);
 	}
 	if (parser->used == 0)
-		return fail(parser, "a response that does not begin with a tag");
+		return response_fail(parser, "a response that does not begin with a tag");
 	if (strcmp(parser->buf, "*") == 0) {
 		parser->state = STATE_KEYWORD;
 		parser->used = 0;
@@ -396,10 +189,10 @@ static bool is_number(const char *text)
 static int keyword_end(struct response_parser *parser, bool line_end)
 {
 	if (parser->used == 0)
-		return fail(parser, "an untagged response without a keyword");
+		return response_fail(parser, "an untagged response without a keyword");
 	if (!parser->number && is_number(parser->buf)) {
 		if (line_end)
-			return fail(parser, "an untagged response without a keyword");
+			return response_fail(parser, "an untagged response without a keyword");
 		parser->number = true;
 		parser->used = 0;
 		return 0;
@@ -425,7 +218,7 @@ static int keyword_add(struct response_parser *parser, unsigned char c)
 	if (c == ' ')
 		return keyword_end(parser, false);
 	if (c < 0x21 || c > 0x7e || strchr("(){\"\\%*", c) != NULL)
-		return fail(parser, "an untagged response without a keyword");
+		return response_fail(parser, "an untagged response without a keyword");
 	return keep_line(parser, &c, 1);
 }
 
@@ -439,7 +232,7 @@ static int list_literal_begin(struct response_parser *parser)
 		return 0;
 	parser->literal = digits > 9 ? UINT64_MAX : strtoull(brace + 1, NULL, 10);
 	if (parser->literal > parser->limits.name)
-		return fail_limit(parser, "a name", parser->limits.name);
+		return response_fail_limit(parser, "a name", parser->limits.name);
 	parser->used = brace - parser->buf;
 	if (keep_line(parser, (const unsigned char *)"\"", 1) < 0)
 		return -1;
@@ -453,7 +246,7 @@ static int list_literal_begin(struct response_parser *parser)
 static int list_literal_add(struct response_parser *parser, unsigned char c)
 {
 	if (c == '\0' || c == '\r' || c == '\n')
-		return fail(parser, "a mailbox name with an octet that no name may have");
+		return response_fail(parser, "a mailbox name with an octet that no name may have");
 	if ((c == '"' || c == '\\') && keep_line(parser, (const unsigned char *)"\\", 1) < 0)
 		return -1;
 	if (keep_line(parser, &c, 1) < 0)
@@ -476,28 +269,12 @@ static int line_done(struct response_parser *parser)
 	return 0;
 }
 
-static int metadata_line_end(struct response_parser *parser)
-{
-	if (parser->state == STATE_SIZE_END)
-		return literal_begin(parser);
-	/* names only: a name may be what ends the line */
-	if (parser->state == STATE_ATOM && parser->part == PART_NAMED && atom_end(parser) < 0)
-		return -1;
-	if (parser->state != STATE_CLOSED &&
-	    !(parser->part == PART_NAMED && (parser->state == STATE_BETWEEN || parser->state == STATE_STRING)))
-		return fail(parser, "a METADATA response that ends too early");
-	if (!HANDLE(parser, metadata_end))
-		return -1;
-	response_begin(parser);
-	return 0;
-}
-
 static int line_end(struct response_parser *parser)
 {
 	switch (parser->state) {
 	case STATE_TAG:
 		if (parser->used != 1 || parser->buf[0] != '+')
-			return fail(parser, "a line that is no response");
+			return response_fail(parser, "a line that is no response");
 		return line_begin(parser, LINE_CONTINUATION) < 0 ? -1 : line_done(parser);
 	case STATE_KEYWORD:
 		if (keyword_end(parser, true) < 0)
@@ -508,7 +285,7 @@ static int line_end(struct response_parser *parser)
 	case STATE_SKIP:
 		return skip_line_end(parser);
 	default:
-		return metadata_line_end(parser);
+		return response_metadata_line_end(parser);
 	}
 }
 
@@ -525,80 +302,30 @@ static int line_octet(struct response_parser *parser, unsigned char c)
 	case STATE_SKIP:
 		skip_add(parser, c);
 		return 0;
-	case STATE_AFTER_MAILBOX:
-		return after_mailbox(parser, c);
-	case STATE_LIST:
-		return list_begin(parser, c);
-	case STATE_STRING:
-		return string_or_end(parser, c);
-	case STATE_BETWEEN:
-		return between(parser, c);
-	case STATE_ATOM:
-		if (c != ' ' && c != ')')
-			return atom_add(parser, c);
-		return atom_end(parser) < 0 ? -1 : line_octet(parser, c);
-	case STATE_QUOTED:
-		if (c == '"')
-			return string_end(parser);
-		if (c == '\\') {
-			parser->state = STATE_ESCAPED;
-			return 0;
-		}
-		return string_add(parser, &c, 1);
-	case STATE_ESCAPED:
-		if (c != '"' && c != '\\')
-			return fail(parser, "a quoted string with a backslash before something else than a quote or a backslash");
-		parser->state = STATE_QUOTED;
-		return string_add(parser, &c, 1);
-	case STATE_TILDE:
-		if (c != '{')
-			return fail(parser, "a value that is neither a string nor NIL");
-		return string_first(parser, c);
-	case STATE_SIZE:
-		return size_add(parser, c);
-	case STATE_SIZE_END:
-		return fail(parser, "a literal whose size is not followed by CRLF");
-	case STATE_CLOSED:
-		return c == ' ' ? 0 : fail(parser, "something after the list of entries");
-	case STATE_LITERAL:
-	case STATE_SKIP_LITERAL:
-	case STATE_LIST_LITERAL:
-		break;
+	default:
+		return response_metadata_octet(parser, c);
 	}
-	return fail(parser, "");
-}
-
-/* How many of the next octets only have to be kept or handed on. */
-static size_t run_of_string(const struct response_parser *parser, const unsigned char *data, size_t size)
-{
-	size_t i = 0;
-
-	if (parser->state == STATE_QUOTED) {
-		while (i < size && data[i] != '"' && data[i] != '\\' && data[i] != '\r' && data[i] != '\n' && data[i] != '\0')
-			i++;
-	}
-	return i;
 }
 
 static int line_add(struct response_parser *parser, unsigned char c)
 {
 	if (parser->cr) {
 		parser->cr = false;
-		return c == '\n' ? line_end(parser) : fail(parser, "CR without LF");
+		return c == '\n' ? line_end(parser) : response_fail(parser, "CR without LF");
 	}
 	switch (c) {
 	case '\r':
 		parser->cr = true;
 		return 0;
 	case '\n':
-		return fail(parser, "LF without CR");
+		return response_fail(parser, "LF without CR");
 	case '\0':
-		return fail(parser, "NUL outside of a literal");
+		return response_fail(parser, "NUL outside of a literal");
 	}
 	/* strings have limits of their own */
 	if (parser->state != STATE_ATOM && parser->state != STATE_QUOTED && parser->state != STATE_ESCAPED &&
 	    ++parser->line > parser->limits.line)
-		return fail_limit(parser, "a response", parser->limits.line);
+		return response_fail_limit(parser, "a response", parser->limits.line);
 	return line_octet(parser, c);
 }
 
@@ -610,7 +337,7 @@ static ssize_t feed_some(struct response_parser *parser, const unsigned char *da
 	if (parser->state == STATE_LITERAL || parser->state == STATE_SKIP_LITERAL) {
 		run = size < parser->literal ? size : parser->literal;
 		if (parser->state == STATE_LITERAL)
-			return literal_add(parser, data, run) < 0 ? -1 : (ssize_t)run;
+			return response_metadata_literal(parser, data, run) < 0 ? -1 : (ssize_t)run;
 		parser->literal -= run;
 		if (parser->literal == 0)
 			parser->state = STATE_SKIP;
@@ -618,9 +345,9 @@ static ssize_t feed_some(struct response_parser *parser, const unsigned char *da
 	}
 	if (parser->state == STATE_LIST_LITERAL)
 		return list_literal_add(parser, data[0]) < 0 ? -1 : 1;
-	run = parser->cr ? 0 : run_of_string(parser, data, size);
+	run = parser->cr ? 0 : response_metadata_run(parser, data, size);
 	if (run > 0)
-		return string_add(parser, data, run) < 0 ? -1 : (ssize_t)run;
+		return response_metadata_add(parser, data, run) < 0 ? -1 : (ssize_t)run;
 	return line_add(parser, data[0]) < 0 ? -1 : 1;
 }
 

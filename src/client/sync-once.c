@@ -6,6 +6,22 @@
 
 #include "sync-private.h"
 
+/* ms between two calls of progress(), at most */
+#define PROGRESS_INTERVAL 1000
+
+/* Waits for what comes next. false: poll() has failed. */
+static bool wait(struct dovetail_sync *sync, struct pollfd fds[2])
+{
+	int timeout = dovetail_sync_timeout(sync), ret;
+
+	ret = poll(fds, 2, timeout < 0 || timeout > PROGRESS_INTERVAL ? PROGRESS_INTERVAL : timeout);
+	if (ret == 0 && sync->callbacks.progress != NULL) {
+		sync->callbacks.progress(sync->context, sync->received_entries, sync->received_bytes,
+					 replica_queue_count(sync->replica));
+	}
+	return ret >= 0 || errno == EINTR;
+}
+
 static enum dovetail_status once(struct dovetail_sync *sync, int stop_fd)
 {
 	struct pollfd fds[2] = {
@@ -18,7 +34,7 @@ static enum dovetail_status once(struct dovetail_sync *sync, int stop_fd)
 		status = dovetail_sync_dispatch(sync);
 		if (status != DOVETAIL_OK || sync_is_settled(sync))
 			return status;
-		if (poll(fds, 2, dovetail_sync_timeout(sync)) < 0 && errno != EINTR)
+		if (!wait(sync, fds))
 			return replica_fail(sync->replica, DOVETAIL_SYSTEM, "poll: %m");
 		if (fds[1].revents != 0)
 			return replica_fail(sync->replica, DOVETAIL_STOPPED, "Stopped");

@@ -302,6 +302,36 @@ static enum dovetail_status result_status(const struct transport *transport, CUR
 	}
 }
 
+/* libcurl's words for a server that breaks off, but for those about a proxy. */
+static bool connection_broke(CURLcode result, const char *text)
+{
+	static const char *const words[] = { "response reading failed", "Recv failure", "Send failure" };
+	unsigned int i;
+
+	for (i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+		if (strncmp(text, words[i], strlen(words[i])) == 0)
+			return result == CURLE_RECV_ERROR || result == CURLE_SEND_ERROR;
+	}
+	return result == CURLE_GOT_NOTHING;
+}
+
+/* In words for a person, and with the server's name. */
+static void fail_to_connect(struct transport *transport, enum dovetail_status status, CURLcode result, const char *text)
+{
+	const char *host = transport->account.host, *refusal = transport->refusal;
+
+	if (connection_broke(result, text))
+		text = "the connection was closed before the login was done";
+	else if (result == CURLE_WEIRD_SERVER_REPLY)
+		text = refusal[0] != '\0' ? "the server is not ready" : "this is no IMAP server";
+	if (refusal[0] != '\0')
+		transport_fail(transport, status, "%s:%u: %s: %s", host, transport->account.port, text, refusal);
+	else if (strstr(text, host) == NULL)
+		transport_fail(transport, status, "%s:%u: %s", host, transport->account.port, text);
+	else
+		transport_fail(transport, status, "%s", text);
+}
+
 void transport_curl_fail(struct transport *transport, CURLcode result)
 {
 	enum dovetail_status status = result_status(transport, result);
@@ -319,9 +349,7 @@ void transport_curl_fail(struct transport *transport, CURLcode result)
 	} else if (status == DOVETAIL_LOGIN || result == CURLE_LOGIN_DENIED) {
 		transport_fail(transport, status, "the server refuses the login: %s",
 			       transport->refusal[0] != '\0' ? transport->refusal : text);
-	} else if (transport->refusal[0] != '\0') {
-		transport_fail(transport, status, "%s (the server says: %s)", text, transport->refusal);
 	} else {
-		transport_fail(transport, status, "%s", text);
+		fail_to_connect(transport, status, result, text);
 	}
 }

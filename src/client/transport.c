@@ -275,7 +275,8 @@ static enum transport_event dispatch_curl(struct transport *transport, const str
 	if (transport->epoll_failed)
 		transport_fail(transport, DOVETAIL_SYSTEM, "the connection's descriptors cannot be watched");
 	else if (transport_now() >= transport->deadline)
-		transport_fail(transport, DOVETAIL_NETWORK, "%s does not answer", transport->account.host);
+		transport_fail(transport, DOVETAIL_NETWORK, "%s:%u does not answer", transport->account.host,
+			       transport->account.port);
 	return TRANSPORT_NOTHING;
 }
 

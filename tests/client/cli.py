@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 
+from drive import VALGRIND
 from harness.server import BUILD
 
 DOVETAIL = os.path.join(BUILD, "src/cli/dovetail")
@@ -12,10 +13,12 @@ PREFIX = "/private/vendor/dovetail/user/"
 
 
 class Machine:
-    """home: a new directory. Without server: no account yet."""
+    """home: a new directory. Without server: no account yet. valgrind: what it finds is exit code 99."""
 
-    def __init__(self, home, server=None, user="u1", **keys):
+    def __init__(self, home, server=None, user="u1", valgrind=False, **keys):
         self.home = str(home)
+        self.valgrind_log = self.home + "/valgrind"
+        self.program = [*(VALGRIND + ["--log-file=" + self.valgrind_log] if valgrind else []), DOVETAIL]
         os.makedirs(self.home, exist_ok=True)
         self.env = {"HOME": self.home, "PATH": os.path.dirname(DOVETAIL) + ":/usr/bin:/bin", "LC_ALL": "C",
                     "TERM": "xterm"}
@@ -41,7 +44,7 @@ class Machine:
 
     def start(self, *args, env=None, **kwargs):
         """A process that goes on; its output and errors are pipes."""
-        return subprocess.Popen([DOVETAIL, *args], env={**self.env, **(env or {})}, cwd=self.home,
+        return subprocess.Popen([*self.program, *args], env={**self.env, **(env or {})}, cwd=self.home,
                                 **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE,
                                    **kwargs})
 
@@ -53,8 +56,9 @@ class Machine:
             kwargs["input"] = input
         kwargs.setdefault("stdout", subprocess.PIPE)
         kwargs.setdefault("stderr", subprocess.PIPE)
-        done = subprocess.run([DOVETAIL, *args], env={**self.env, **(env or {})}, cwd=self.home, timeout=120,
+        done = subprocess.run([*self.program, *args], env={**self.env, **(env or {})}, cwd=self.home, timeout=120,
                               **kwargs)
+        assert done.returncode != 99, open(self.valgrind_log).read()
         assert code is None or done.returncode == code, (done.returncode, done.stdout, done.stderr)
         assert b"Sanitizer" not in (done.stderr or b""), done.stderr
         return done

@@ -176,11 +176,15 @@ static void on_conflict(void *context, const struct dovetail_conflict *conflict,
 static void on_state(void *context, enum dovetail_state state, enum dovetail_status status, const char *text)
 {
 	static const char *const names[] = { "offline", "connecting", "syncing", "live", "polling", "failed" };
+	const struct slot *slot = context;
 
-	event(context, "state");
+	event(slot, "state");
 	put_field("state", names[state]);
 	put_field("status", dovetail_status_name(status));
 	put_field("text", text);
+	/* ms until the next try */
+	if (state == DOVETAIL_STATE_OFFLINE && slot->sync != NULL)
+		printf(", \"pause\": %d", dovetail_sync_timeout(slot->sync));
 	put_end();
 }
 

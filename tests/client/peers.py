@@ -114,8 +114,8 @@ def socks_proxy(seen):
     return Peer(serve)
 
 
-def http_proxy(seen, refuse=False):
-    """HTTP CONNECT. All hosts are 127.0.0.1; appends "host:port" to seen."""
+def http_proxy(seen, refuse=False, to=None):
+    """HTTP CONNECT. All hosts are 127.0.0.1, and all ports this one, if it is given; appends "host:port" to seen."""
     def serve(connection):
         head = b""
         while b"\r\n\r\n" not in head:
@@ -125,7 +125,7 @@ def http_proxy(seen, refuse=False):
         if refuse:
             connection.sendall(b"HTTP/1.1 403 No\r\nContent-Length: 3\r\n\r\nNo\n")
             return
-        with socket.create_connection(("127.0.0.1", int(target.rpartition(":")[2]))) as server:
+        with socket.create_connection(("127.0.0.1", to or int(target.rpartition(":")[2]))) as server:
             connection.sendall(b"HTTP/1.1 200 OK\r\nX-Proxy: yes\r\n\r\n")
             pump(connection, server)
     return Peer(serve)

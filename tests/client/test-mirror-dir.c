@@ -7,9 +7,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -17,6 +19,26 @@
 
 #include "mirror-dir.h"
 #include "mirror-record.h"
+
+/* What was made durable, by its path at that time, in order. These are found before the C library's. */
+static char durable[4096];
+
+static void durable_note(int fd)
+{
+	char link[64], path[PATH_MAX];
+	ssize_t size;
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	size = readlink(link, path, sizeof(path));
+	if (size > 0 && strlen(durable) + size + 2 < sizeof(durable))
+		snprintf(durable + strlen(durable), sizeof(durable) - strlen(durable), "%.*s\n", (int)size, path);
+}
+
+int fsync(int fd)
+{
+	durable_note(fd);
+	return syscall(SYS_fsync, fd);
+}
 
 static char top[100];
 static struct mirror_dir dir;
@@ -166,6 +188,38 @@ static void test_place(void **state)
 	mirror_remove_empty(&dir, "new/folder/x");
 	assert_false(mirror_exists(&dir, "new"));
 	assert_int_equal(count_files(".dovetail/tmp"), 0);
+}
+
+/* First what is in the file, before it has its place, then its place: the record, which is durable, must not know more than the folder. */
+static void is_durable(void)
+{
+	char tmp[200], expected[400];
+	const char *end = strchr(durable, '\n');
+
+	snprintf(tmp, sizeof(tmp), "%s/.dovetail/tmp/", top);
+	assert_true(strncmp(durable, tmp, strlen(tmp)) == 0);
+	snprintf(expected, sizeof(expected), "\n%s\n", top);
+	assert_string_equal(end, expected);
+}
+
+static void test_durable(void **state)
+{
+	struct mirror_stat stat;
+	char expected[400];
+
+	(void)state;
+	*durable = '\0';
+	assert_int_equal(place("x", "1", NULL), MIRROR_OK);
+	is_durable();
+	stat = stat_of("x");
+	*durable = '\0';
+	assert_int_equal(place("x", "2", &stat), MIRROR_OK);
+	is_durable();
+	stat = stat_of("x");
+	*durable = '\0';
+	assert_int_equal(mirror_file_remove(&dir, "x", &stat), MIRROR_OK);
+	snprintf(expected, sizeof(expected), "%s\n", top);
+	assert_string_equal(durable, expected);
 }
 
 static void test_mode_is_kept(void **state)
@@ -481,14 +535,12 @@ static void test_lock_and_marker(void **state)
 	bool busy;
 
 	(void)state;
-	assert_true(dir.is_new);
 	assert_false(mirror_dir_open(&other, top, NULL, &busy));
 	assert_true(busy);
 	assert_true(mirror_dir_is_there(&dir));
 	memcpy(id, dir.id, sizeof(id));
 	mirror_dir_close(&dir);
 	assert_true(mirror_dir_open(&dir, top, NULL, &busy));
-	assert_false(dir.is_new);
 	assert_string_equal(dir.id, id);
 	unlinkat(dir.own_fd, "mirror", 0);
 	assert_false(mirror_dir_is_there(&dir));
@@ -499,6 +551,7 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(test_place),
+		TEST(test_durable),
 		TEST(test_mode_is_kept),
 		TEST(test_open_for_writing),
 		TEST(test_read),

@@ -8,6 +8,9 @@
 
 #include "response-log.h"
 
+#define TEN "0123456789"
+#define HUNDRED TEN TEN TEN TEN TEN TEN TEN TEN TEN TEN
+
 static const struct response_limits small = { .line = 100, .value = 30, .name = 20 };
 
 /* Parses in pieces: next() gives the size of the next one. Returns the log, to be freed. */
@@ -219,7 +222,6 @@ static void test_other(void **state)
 	(void)state;
 	check("* 5 exists\r\n* FLAGS (\\Seen)\r\n", "other|EXISTS\nother|FLAGS\n");
 	check("* 1 FETCH (BODY[] {7}\r\n* OK\r\nx FLAGS () X ~{2}\r\n\r\n)\r\n+ x\r\n", "other|FETCH\n+|x\n");
-	check("* LIST () \"/\" {0}\r\n\r\n* LIST () \"/\" x\r\n", "other|LIST\nother|LIST\n");
 	/* not METADATA nor a status after a number */
 	check("* 5 METADATA x\r\n* 5 OK x\r\n", "other|METADATA\nother|OK\n");
 	/* no literals */
@@ -234,6 +236,47 @@ static void test_other(void **state)
 	check("\r\n", "error|a line that is no response\n");
 	check(" x\r\n", "error|a response that does not begin with a tag\n");
 	check("\xff x\r\n", "error|a response that does not begin with a tag\n");
+}
+
+static bool note_other(void *context, const char *keyword)
+{
+	snprintf(context, 32, "%s", keyword);
+	return true;
+}
+
+static void test_list(void **state)
+{
+	static const char *const broken[] = { "", "x", "(", "()", "() ", "()\"/\" x", "() /", "() \"/", "() \"/\"", "() \"/\"x", "() NIL", "() NILx y",
+					      "() \"/\" \"x", "() \"/\" \"x\\" };
+	static const struct response_handler without = { .other = note_other };
+	struct response_parser *parser;
+	char keyword[32] = "", line[64];
+	unsigned int i;
+
+	(void)state;
+	check("* LIST (\\HasNoChildren \\Sent) \"/\" Sent\r\n* list () nil INBOX\r\n",
+	      "list|\\HasNoChildren \\Sent|Sent\nlist||INBOX\n");
+	check("* LIST () \"\\\\\" \"a \\\"b\\\\\"\r\n* LIST () \".\" \"\"\r\n", "list||a \"b\\\nlist||\n");
+	/* what RFC 5258 puts behind the name */
+	check("* LIST () \"/\" \"x\" (\"CHILDINFO\" (\"SUBSCRIBED\"))\r\n* LIST () \"/\" x (y)\r\n", "list||x\nlist||x\n");
+	/* names by literal: what is in one does not end it, nor begin another */
+	check("* LIST (\\Noselect) \"/\" {6}\r\na\"\\{3}\r\n* LIST () \"/\" {0}\r\n (x)\r\n+ y\r\n",
+	      "list|\\Noselect|a\"\\{3}\nlist||\n+|y\n");
+	check("* LIST () \"/\" {3}\r\na\nb\r\n", "error|a mailbox name with an octet that no name may have\n");
+	check("* LIST () \"/\" {10000}\r\n", "limit|a name of more than 8192 octets\n");
+	check("* LIST () \"/\" {18446744073709551617}\r\n", "limit|a name of more than 8192 octets\n");
+	check_small("* LIST () \"/\" {21}\r\n", "limit|a name of more than 20 octets\n");
+	check_small("* LIST () \"/\" \"" HUNDRED "\"\r\n", "limit|a response of more than 100 octets\n");
+	check("* LIST () \"/\" \"a\x1b[2J\"\r\n", "list||a?[2J\n");
+	for (i = 0; i < sizeof(broken) / sizeof(broken[0]); i++) {
+		snprintf(line, sizeof(line), "* LIST %s\r\n", broken[i]);
+		check(line, "error|a LIST response that is none\n");
+	}
+	/* nobody asks for them */
+	parser = response_parser_new(NULL, &without, keyword);
+	assert_int_equal(response_parser_feed(parser, "* LIST () \"/\" {0}\r\n\r\n", 21), 0);
+	assert_string_equal(keyword, "LIST");
+	response_parser_free(parser);
 }
 
 static void test_line_ends(void **state)
@@ -291,9 +334,6 @@ static void test_numbers(void **state)
 	check("* METADATA a (/a {1+}\r\nx", "metadata|a\nerror|a literal's size that is not a number\n");
 	check("* METADATA a (/a { 1}\r\nx", "metadata|a\nerror|a literal's size that is not a number\n");
 }
-
-#define TEN "0123456789"
-#define HUNDRED TEN TEN TEN TEN TEN TEN TEN TEN TEN TEN
 
 static void test_limits(void **state)
 {
@@ -381,6 +421,7 @@ int main(void)
 		cmocka_unit_test(test_metadata_names),
 		cmocka_unit_test(test_metadata_cut_short),
 		cmocka_unit_test(test_other),
+		cmocka_unit_test(test_list),
 		cmocka_unit_test(test_line_ends),
 		cmocka_unit_test(test_nul),
 		cmocka_unit_test(test_numbers),

@@ -272,6 +272,8 @@ def test_login_to_nowhere(machine, user):
     ["u", "--host", " h", "--no-check", "--netrc", "x"],
     ["u", "--host", "", "--no-check", "--netrc", "x"],
     ["", "--host", "h", "--no-check", "--netrc", "x"],
+    ["u", "--host", "h", "--port", "0", "--no-check", "--netrc", "x"],
+    ["u", "--host", "h", "--mechanism", "", "--no-check", "--netrc", "x"],
     [b"\xff", "--host", "h", "--no-check", "--netrc", "x"],
 ], ids=lambda args: " ".join(map(str, args)))
 def test_login_with_wrong_arguments(machine, args):

@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
+import resource
+import signal
 
 import pytest
 
-from cli import CONFIG, FAILED, OFFLINE, OK, PREFIX, REFUSED, USAGE, Machine
+from cli import CONFIG, FAILED, OFFLINE, OK, PREFIX, REFUSED, SYSTEM, USAGE, Machine
 
 
 @pytest.fixture
@@ -98,6 +101,20 @@ def test_get_json(one):
     assert one.lines("get", "-j", "a")[0]["base64"] == "/wA="
 
 
+def test_json_does_nothing_to_a_terminal(one, tmp_path):
+    """Controls of all kinds, and what turns the direction of text, are there in ASCII."""
+    value = "".join(map(chr, [*range(0x20), *range(0x7f, 0xa0), *range(0x202a, 0x202f), *range(0x2066, 0x206a)]))
+    one.out("set", "a", input=value[1:] + "grün\U0001f600")
+    for args in (["get", "--json", "a"], ["export"]):
+        text = one.out(*args)
+        assert json.loads(text)["value"] == value[1:] + "grün\U0001f600"
+        assert set(re.sub("[ -~]", "", text)) == set("\nü\U0001f600")
+    # a name of a directory that is no UTF-8
+    state = os.fsencode(tmp_path) + b"/\xff"
+    status, = one.lines("status", "--json", env={b"XDG_STATE_HOME": state})
+    assert status["replica"].startswith("%s/\ufffd/" % tmp_path)
+
+
 def test_mailboxes(one, two):
     one.out("set", "--mailbox", "INBOX", "color", "red")
     assert two.out("get", "-m", "inbox", "color") == "red"
@@ -165,6 +182,15 @@ def test_rm_of_what_is_not_there(one, two):
     one.out("rm", "--force", "nothing")
 
 
+def test_rm_needs_the_keys_of_all_names(one, two):
+    """Hidden names cannot be removed without them."""
+    one.out("encrypt", "notes", "--hide-names", "--passphrase-command", "echo correct horse")
+    for name in ("a", "notes/a", "notes/b"):
+        one.out("set", name, "1")
+    one.out("rm", "a", "notes/a")
+    assert one.out("ls") == "notes/b\n"
+
+
 def test_rm_recursive(one, two):
     for name in ("a", "a/b", "a/b/c", "ab"):
         one.out("set", name, "1")
@@ -173,6 +199,16 @@ def test_rm_recursive(one, two):
     assert one.error(FAILED, "rm", "-r", "a") == "a: there is no such entry"
     one.out("rm", "-rf", "a")
     assert one.run("rm", "-r", "--refused", "a", code=USAGE)
+
+
+def test_rm_of_many(one, two):
+    """In sets, as import writes them."""
+    lines = [json.dumps({"mailbox": "", "entry": PREFIX + "n/%d" % i, "value": "1"}) for i in range(250)]
+    one.out("import", input="\n".join(lines))
+    before = int(one.lines("status", "--json")[0]["modseq"])
+    one.out("rm", "-r", "n")
+    assert two.out("ls") == ""
+    assert int(one.lines("status", "--json")[0]["modseq"]) == before + 3
 
 
 # -- ls
@@ -377,13 +413,18 @@ GOOD = b'{"mailbox":"","entry":"/private/good","value":"1"}\n'
     (b'{"mailbox":"","entry":"/private/a","base64":"AB=="}', '"base64" is not base64'),
     (b'{"mailbox":"","entry":"/private/a","base64":"A==="}', '"base64" is not base64'),
     (b'{"mailbox":"","entry":"/private/a","base64":"MQ=\xc3\xa4"}', '"base64" is not base64'),
-    (b'{"mailbox":"","entry":"short","value":"1"}', '"entry" is not below /private/ or /shared/'),
-    (b'{"mailbox":"","entry":"/private","value":"1"}', '"entry" is not below /private/ or /shared/'),
-    (b'{"mailbox":"","entry":"/private/","value":"1"}', '"entry" has an empty part'),
-    (b'{"mailbox":"","entry":"/private/a//b","value":"1"}', '"entry" has an empty part'),
-    (b'{"mailbox":"","entry":"/private/a\\u0000b","value":"1"}', '"entry" has a character that no entry has'),
-    (b'{"mailbox":"","entry":"/private/a*","value":"1"}', '"entry" has a character that no entry has'),
-    (b'{"mailbox":"","entry":"/private/' + b"x" * 1100 + b'","value":"1"}', '"entry" is longer than 1024 octets'),
+    (b'{"mailbox":"","entry":"short","value":"1"}',
+     'entry name "short" does not begin with /private/ or /shared/'),
+    (b'{"mailbox":"","entry":"/private","value":"1"}',
+     'entry name "/private" does not begin with /private/ or /shared/'),
+    (b'{"mailbox":"","entry":"/private/","value":"1"}', 'entry name "/private/" has an empty component'),
+    (b'{"mailbox":"","entry":"/private/a//b","value":"1"}',
+     'entry name "/private/a//b" has an empty component'),
+    (b'{"mailbox":"","entry":"/private/a\\u0000b","value":"1"}', "a name has a NUL"),
+    (b'{"mailbox":"","entry":"/private/a*","value":"1"}',
+     'entry name "/private/a*" has a character that is not allowed'),
+    (b'{"mailbox":"","entry":"/private/' + b"x" * 1016 + b'","value":"1"}',
+     'entry name "/private/%s" is longer than 1024 octets' % ("x" * 191)),
     (b'{"mailbox":"a\\u0000b","entry":"/private/a","value":"1"}', "a name has a NUL"),
     (b'{"mailbox":"","entry":"/private/a","value":"' + b"x" * 2000 + b'"}',
      "the value is larger than max_value of the account"),
@@ -394,6 +435,30 @@ def test_import_of_a_bad_line_writes_nothing(one, server, user, line, message):
     error = one.error(USAGE, "import", input=GOOD * 3 + line + b"\n" + GOOD)
     assert error == "line 4: %s; nothing has been written" % message
     assert one.out("ls", "-eA") == ""
+
+
+def test_of_two_lines_for_one_entry_the_later_counts(one, two):
+    one.out("set", "-m", "INBOX", "a", "1")
+    lines = [{"mailbox": mailbox, "entry": PREFIX + name, "value": value}
+             for mailbox, name, value in (("INBOX", "a", "2"), ("inbox", "A", "1"))]
+    one.out("import", input="\n".join(map(json.dumps, lines)))
+    assert two.out("get", "-m", "INBOX", "a") == "1"
+
+
+def test_import_that_stops_in_the_middle(one, two, tmp_path):
+    """The disk is full: what is written already is told, and the next import goes on."""
+    path = tmp_path / "lines"
+    path.write_text("".join('{"mailbox":"","entry":"%sn/%d","value":"%s"}\n' % (PREFIX, i, "x" * 1000) for i in range(2000)))
+    one.out("sync")
+
+    def full():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000000, 1000000))
+    error = one.error(SYSTEM, "import", "--offline", str(path), preexec_fn=full)
+    assert error.startswith("line ") and error.endswith("; lines before it may have been written")
+    counts = [int(n) for n in re.findall(r"\d+", one.out("import", "--offline", str(path)))]
+    assert counts[2] > 0 and counts[0] + counts[2] == 2000
+    assert len(one.out("ls", "--offline").split()) == 2000
 
 
 def test_import_of_files_that_cannot_be_read(one, tmp_path):

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from cli import FAILED, LOCKED, OK, PREFIX, USAGE, Machine
+from cli import FAILED, LOCKED, OFFLINE, OK, PREFIX, USAGE, Machine
 from terminal import Terminal
 
 NOTES = PREFIX + "notes"
@@ -121,6 +121,56 @@ def test_at_a_terminal(one, two):
     code, shown = asked(two, "wrong horse", "get", "notes/a")
     assert code == LOCKED and "value" not in shown
     assert asked(two, "correct horse", "unlock", "notes")[0] == OK
+
+
+def test_a_write_that_waits_for_the_key(one, two, server, user):
+    """A machine that does not know yet that the subtree is encrypted: nothing of it gets to the server."""
+    one.out("encrypt", "notes", *COMMAND)
+    assert two.error(LOCKED, "set", "notes/a", "the secret plaintext") == \
+        'queued, not sent: notes/a is encrypted; "dovetail unlock" opens it'
+    assert b"the secret plaintext" not in on_the_server(server, user)
+    two.out("unlock", "notes", *COMMAND)
+    two.out("sync")
+    assert one.out("get", "notes/a") == "the secret plaintext"
+
+
+def test_a_secret_is_noted_and_the_keys_do_not_come(one, two, server, user):
+    """What the account file says is encrypted is not written in clear text, whatever the server shows."""
+    with open(two.config, "a") as f:
+        f.write("passphrase_command = %s echo correct horse\n" % NOTES)
+    two.error(OFFLINE, "set", "notes/a", "the secret plaintext", "--timeout", "1", env={"ALL_PROXY": "http://127.0.0.1:1"})
+    for args in (["set", "notes/a", "the secret plaintext"], ["set", "--offline", "notes/a", "the secret plaintext"],
+                 ["get", "notes/a"]):
+        assert two.error(LOCKED, *args) == NOTES + ": its keys have not come from the server"
+    line = json.dumps({"mailbox": "", "entry": NOTES + "/a", "value": "the secret plaintext"})
+    two.run("import", input=line, code=LOCKED)
+    two.out("set", "b", "1")
+    with two.start("watch", "notes") as process:
+        assert process.wait(60) == LOCKED
+    assert b"the secret plaintext" not in on_the_server(server, user)
+    # they come: before the first write of this machine is sent
+    one.out("encrypt", "notes", *COMMAND)
+    two.out("set", "notes/a", "the secret plaintext")
+    assert one.out("get", "notes/a") == "the secret plaintext"
+    assert b"the secret plaintext" not in on_the_server(server, user)
+
+
+def test_a_secret_can_be_noted_before_it_is_encrypted(one):
+    with open(one.config, "a") as f:
+        f.write("passphrase_command = %s echo correct horse\n" % NOTES)
+    one.out("sync")
+    one.out("encrypt", "notes", *COMMAND)
+    one.out("set", "notes/a", "1")
+    assert one.out("get", "notes/a") == "1" and open(one.config).read().count("passphrase_command") == 1
+
+
+def test_what_cannot_be_noted(one):
+    """Is found out before anything is encrypted."""
+    for options in (["--passphrase-command", "echo correct horse\n"], ["--passphrase-command", ""],
+                    ["--key-file", b"\xff", "--create-key-file"]):
+        error = one.error(USAGE, "encrypt", "notes", *options)
+        assert "cannot be noted in the account file" in error and "horse" not in error
+    one.error(FAILED, "secret", "list", "notes")
 
 
 def test_the_two_are_not_the_same(one):

@@ -9,6 +9,7 @@ import pytest
 
 from cli import DOVETAIL, Machine
 from harness.server import TREE
+from terminal import Terminal
 
 
 def text(path):
@@ -136,8 +137,9 @@ def test_bash_completes_names(machine):
     machine.account(host="h", user="v", name="work")
     machine.out("set", "--offline", "one thing", "1")
     machine.out("set", "--offline", "two", "1")
+    machine.out("set", "--offline", "--", "--exec=x", "1")
     machine.out("set", "--offline", "-a", "work", "three", "1")
-    assert complete(machine, "dovetail get ") == ["one thing", "two"]
+    assert complete(machine, "dovetail get ") == ["one\\ thing", "two"]
     assert complete(machine, "dovetail -a work get ") == ["three"]
     assert complete(machine, "dovetail get --account ") == ["default", "work"]
     assert complete(machine, "dovetail login --tls st") == ["starttls"]
@@ -145,10 +147,39 @@ def test_bash_completes_names(machine):
     assert complete(machine, "dovetail watch --count ") == []
 
 
-def test_zsh_completion_is_well_formed():
-    if shutil.which("zsh") is None:
-        pytest.skip("zsh is not installed")
-    assert subprocess.run(["zsh", "-n", os.path.join(TREE, "completions/_dovetail")]).returncode == 0
+# what a shell must neither run nor split: whoever can write to the account makes such names
+STRANGE = ["a$(touch made)", "b`touch made`", "c d", "e's", 'f"g', "h\\i", "j;touch made", "k&touch made", "l>made"]
+SHELLS = {
+    "bash": (["--norc", "--noprofile", "-i"], "source %s/completions/dovetail.bash; complete -F _dovetail show"),
+    "zsh": (["-f", "-i"], "fpath=(%s/completions $fpath); autoload -U compinit; compinit -D -u; compdef _dovetail show"),
+}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_strange_names_in_a_real_shell(shell, tmp_path):
+    """What TAB and Enter make of a name is that name, as one argument, and nothing else happens."""
+    program = shutil.which(shell)
+    if program is None:
+        pytest.skip("%s is not installed" % shell)
+    machine = Machine(tmp_path / "home")
+    machine.account(host="h", user="u")
+    for name in STRANGE:
+        machine.run("set", "--offline", name, "1")
+    arguments, setup = SHELLS[shell]
+    terminal = Terminal(machine, *arguments, program=program)
+    terminal.type("PS1=; show() { printf '<%%s>' \"$@\"; echo; }; %s; echo rea''dy\n" % (setup % TREE))
+    terminal.await_text("ready\r")
+    for begin in ("show get ", "show get '", 'show get "'):
+        for name in STRANGE:
+            terminal.type(begin + name[0] + "\t\n")
+            terminal.await_text(re.escape("<get><%s>" % name))
+    terminal.type("show st\t\n")
+    terminal.await_text("<status>")
+    terminal.type("show get --off\t\n")
+    terminal.await_text("<get><--offline>")
+    terminal.type("exit\n")
+    assert terminal.end()[0] == 0
+    assert "made" not in os.listdir(machine.home)
 
 
 def test_it_is_built_on_the_public_header_alone():

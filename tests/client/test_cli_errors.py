@@ -1,8 +1,8 @@
 """Exit codes of dovetail that servers and the machine cause: refusals, TLS, servers that cannot, mass removals, full
 disks, closed files."""
 
-import contextlib
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -11,8 +11,9 @@ import threading
 
 import pytest
 
-from cli import (CONFIG, DOVETAIL, LOGIN, MASS_REMOVAL, OFFLINE, OK, PREFIX, REFUSED, SYSTEM, TLS, UNSUPPORTED, USAGE,
+from cli import (CONFIG, DOVETAIL, FAILED, LOGIN, MASS_REMOVAL, OFFLINE, OK, PREFIX, REFUSED, SYSTEM, TLS, UNSUPPORTED, USAGE,
                  Machine)
+from peers import Peer
 
 
 @pytest.fixture
@@ -105,29 +106,25 @@ def test_a_server_without_xmetasync(stock, user, tmp_path):
     assert "polled" in one.out("status")
 
 
-def test_something_else_that_listens(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as s:
-        def serve():
-            peer, _ = s.accept()
-            with peer:
-                peer.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
-                peer.settimeout(60)
-                with contextlib.suppress(OSError):
-                    peer.recv(1000)
-        thread = threading.Thread(target=serve)
-        thread.start()
+@pytest.mark.parametrize("said, message", [
+    (b"", "the connection was closed before the login was done"),
+    (b"SSH-2.0-OpenSSH_9.2\r\n", "the connection was closed before the login was done"),
+    (b"* OK hello\r\n", "the connection was closed before the login was done"),
+    (b"* BYE too many users\r\n", "the server is not ready: too many users"),
+])
+def test_what_listens_is_no_server(tmp_path, said, message):
+    with Peer(lambda connection: connection.sendall(said)) as peer:
         machine = Machine(tmp_path / "home")
-        machine.account(host="127.0.0.1", port=s.getsockname()[1], tls="none", user="u", password="p", timeout=2)
-        done = machine.run("sync", code=None)
-        thread.join()
-    assert done.returncode in (OFFLINE, UNSUPPORTED) and done.stderr.count(b"\n") == 1
+        machine.account(host="127.0.0.1", port=peer.port, tls="none", user="u", password="p")
+        assert machine.error(OFFLINE, "sync") == "127.0.0.1:%d: %s" % (peer.port, message)
 
 
 def test_a_timeout(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as mute:
         machine = Machine(tmp_path / "home")
         machine.account(host="127.0.0.1", port=mute.getsockname()[1], tls="none", user="u", password="p")
-        machine.error(OFFLINE, "sync", "--timeout", "1")
+        port = mute.getsockname()[1]
+        assert machine.error(OFFLINE, "sync", "--timeout", "1") == "127.0.0.1:%d does not answer" % port
         assert machine.error(OFFLINE, "set", "-t1", "a", "1").startswith("queued, not sent: ")
     assert machine.run("sync", "--timeout", "100000", code=USAGE)
 
@@ -215,9 +212,30 @@ def test_many_lines_to_a_reader_that_goes(machine):
 
 def test_a_temporary_directory_that_is_not_there(machine):
     """What comes from a pipe is kept in a file."""
-    done = machine.run("import", code=None, input='{"mailbox":"","entry":"/private/a","value":"1"}\n',
-                       env={"TMPDIR": "/nowhere"})
-    assert done.returncode in (OK, SYSTEM)
+    assert machine.error(SYSTEM, "import", input='{"mailbox":"","entry":"/private/a","value":"1"}\n',
+                         env={"TMPDIR": "/nowhere"}) == "a temporary file: No such file or directory"
+
+
+def test_a_temporary_directory_that_is_full(machine):
+    """What does not fit is not taken for the end of the lines."""
+    def full():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000))
+    assert machine.error(SYSTEM, "import", input='{"mailbox":"","entry":"/private/a","value":"1"}\n' * 10000,
+                         preexec_fn=full) == "a temporary file: File too large"
+
+
+def test_a_message_is_one_write(machine):
+    """So it stays one line where several programs write into one log."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with ours, theirs:
+        machine.run("get", "nothing", code=FAILED, stderr=theirs)
+        assert ours.recv(10000) == b"dovetail: nothing: there is no such entry\n"
+
+
+def test_a_long_message_says_what_is_wrong(machine):
+    assert machine.error(USAGE, "get", "x" * 3000).endswith("xx\" is longer than 1024 octets")
+    assert machine.error(USAGE, "get", "a", "x" * 3000).endswith('xx"?; see "dovetail help get"')
 
 
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8", "de_DE.UTF-8", "xx"])

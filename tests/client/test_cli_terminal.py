@@ -162,14 +162,22 @@ def stuck(machine, port):
     machine.account(host="127.0.0.1", port=port, tls="none", user="u", password="p", timeout=60)
 
 
-def test_progress_and_ctrl_c(machine):
+@pytest.mark.parametrize("args, code", [(["sync"], 128 + signal.SIGINT), (["watch"], OK)], ids=["sync", "watch"])
+def test_progress_and_ctrl_c(machine, args, code):
+    """It is said what is waited for, and that line is cleared."""
     with socket.create_server(("127.0.0.1", 0)) as mute:
         stuck(machine, mute.getsockname()[1])
-        terminal = Terminal(machine, "sync")
-        mute.accept()
+        terminal = Terminal(machine, *args)
+        terminal.await_text("\rconnecting\x1b\\[K")
         terminal.type("\x03")
-        code, shown = terminal.end()
-    assert code == 128 + signal.SIGINT
+        ended, shown = terminal.end()
+    assert ended == code and shown.endswith("\r\x1b[K")
+
+
+def test_quiet_means_no_progress(machine):
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        stuck(machine, mute.getsockname()[1])
+        assert Terminal(machine, "sync", "--quiet", "--timeout", "2").end()[1].startswith("dovetail: ")
 
 
 def test_progress_of_an_import(machine, tmp_path):

@@ -245,6 +245,14 @@ def test_a_command_after_dashes(one, two, tmp_path, watch):
     assert w.end(None) == (OK, "", "")
 
 
+def test_a_change_that_waits_has_no_modseq(one, watch, tmp_path):
+    one.out("set", "a", "1")
+    one.out("set", "--offline", "a", "2")
+    w = watch(one, "--offline", "--all", "-c", "1", "--", script(tmp_path, "echo $DOVETAIL_MODSEQ\n"), json=False)
+    assert w.line() == "0"
+    assert w.end(None) == (OK, "", "")
+
+
 def test_a_value_of_any_size_that_is_not_read(one, two, tmp_path, watch):
     w = watch(one, "--", script(tmp_path, "echo $DOVETAIL_SIZE\n"), json=False)
     two.run("set", "a", input=b"\0" * 1000000)
@@ -288,6 +296,10 @@ def test_a_command_that_fails(one, two, tmp_path, watch):
     (["a", "b"], 'what is "b"?'),
     (["-A", "-m", "INBOX"], "exclude each other"),
     (["--count", "-1"], "needs a number"),
+    (["--count", "0"], "is at least 1"),
+    (["--timeout", "0"], "is at least 1"),
+    (["--", ""], "there is no such command"),
+    (["--", "/"], "Permission denied"),
 ])
 def test_wrong_arguments(one, args, message):
     if args == ["--", "/etc/passwd"]:
@@ -312,12 +324,49 @@ def test_signals(one, watch, number):
     assert w.end(number) == (OK, "", "")
 
 
+def test_two_signals(one, watch):
+    w = watch(one)
+    w.await_state("live")
+    w.process.send_signal(signal.SIGINT)
+    assert w.end(signal.SIGTERM) == (OK, "", "")
+
+
+def test_a_signal_that_was_ignored_before(one, two, watch):
+    """As nohup starts programs."""
+    w = watch(one, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    w.await_state("live")
+    w.process.send_signal(signal.SIGHUP)
+    two.out("set", "a", "1")
+    assert w.change()["value"] == "1"
+    assert w.end() == (OK, "", "")
+
+
+def test_a_signal_while_nobody_reads(one, watch):
+    one.out("set", "a", input=b"x" * 1000000)
+    w = watch(one, "--all", "--offline")
+    # more than the pipe has room for is on its way
+    assert w.process.stdout.read(1) == b"{"
+    w.process.send_signal(signal.SIGTERM)
+    assert w.process.wait(90) == OK
+
+
 def test_a_signal_ends_the_command_too(one, two, tmp_path, watch):
     w = watch(one, "--", script(tmp_path, "echo $$; exec sleep 1000\n"), json=False)
     two.out("set", "a", "1")
     pid = int(w.line())
     code, _, err = w.end()
     assert code == OK and "ended by signal 15" in err
+    assert not os.path.exists("/proc/%d" % pid)
+
+
+def test_a_command_that_does_not_end(one, two, tmp_path, watch):
+    """A second signal is for one that ignores the first."""
+    w = watch(one, "--", script(tmp_path, "trap '' TERM\necho $$\nwhile :; do sleep 1; done\n"), json=False)
+    two.out("set", "a", "1")
+    pid = int(w.line())
+    w.process.send_signal(signal.SIGTERM)
+    code, _, err = w.end(signal.SIGINT)
+    assert code == OK and "ended by signal 9" in err
     assert not os.path.exists("/proc/%d" % pid)
 
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from cli import CONFIG, FAILED, MASS_REMOVAL, REFUSED, SYSTEM, USAGE
+from cli import CONFIG, FAILED, MASS_REMOVAL, PREFIX, REFUSED, SYSTEM, USAGE
 from mirror import Device, until
 
 
@@ -320,7 +320,7 @@ def test_conflicting_versions_are_never_overwritten(pair):
 
 NAMES = [b"README", b"Makefile.AM", b"a b", b"=3d", b"^x", b"100%", b"*", b"\xc3\xa4\xf0\x9f\x98\x80", b"\xff\xfe", b"tab\there",
          b"line\nbreak", b"%=", b"%=x", b"%=x=zz", b"...", b".hidden", b"..x", b"con", b"x" * 255, b"\"quoted\\\"", b"{3}", b"(",
-         b"-rf", b"sub/.dovetail"]
+         b"-rf"]
 
 
 def test_names_of_any_octets(pair):
@@ -328,10 +328,37 @@ def test_names_of_any_octets(pair):
     for n, name in enumerate(NAMES):
         if name != b"%=":
             a.write(name, "%d" % n)
-    a.once()
-    b.once()
+    a.once("--dot-files")
+    b.once("--dot-files")
     assert b.files() == a.files()
     assert len(b.files()) == len(NAMES) - 1
+
+
+def test_dot_files_are_left_alone_on_both_sides(pair):
+    a, b = pair
+    a.write(".git/hooks/post-checkout", "harm")
+    a.write("x", "1")
+    a.write("sub/.profile", "harm")
+    assert a.once("--dot-files") == ""
+    b.write(".local", "mine")
+    words = b.once()
+    assert words.count("names that begin with a dot are left alone") == 1 and "--dot-files" in words
+    assert b.files() == {b"x": b"1", b".local": b"mine"}
+    assert ".local" not in a.entries()
+    # what is left alone is no removal, on neither side
+    os.remove(a.path("sub/.profile"))
+    a.once()
+    assert set(a.entries()) == {"x", ".git/hooks/post-checkout", "sub/.profile"}
+    b.begin()
+    b.write(".new", "2")
+    a.write("y", "3")
+    a.once("--dot-files")
+    b.await_file("y", "3")
+    b.end()
+    assert set(a.entries()) == {"x", "y", ".git/hooks/post-checkout"}
+    b.once("--dot-files")
+    a.once("--dot-files")
+    assert a.files() == b.files() and len(b.files()) == 5
 
 
 def test_tricks_in_entry_names(server, user, devices):
@@ -341,14 +368,16 @@ def test_tricks_in_entry_names(server, user, devices):
     for n, name in enumerate(tricks):
         a.run("set", name, "value %d" % n)
     a.once("--all")
+    # this one would be in a mirror that somebody has in a folder below
+    inner = tricks.index("x/=2edovetail")
     assert len(a.read(".dovetail/mirror")) == 32
-    assert sorted(a.files().values()) == sorted(b"value %d" % n for n in range(len(tricks)))
+    assert sorted(a.files().values()) == sorted(b"value %d" % n for n in range(len(tricks)) if n != inner)
     assert sorted(os.listdir(a.home)) == [".config", ".local", "d"]
     # and back: an edit of each comes to the entry that it is from
     for name in a.files():
         a.write(name, b"edited " + a.files()[name])
     a.once("--all")
-    assert a.entries() == {name: b"edited value %d" % n for n, name in enumerate(tricks)}
+    assert a.entries() == {name: b"edited value %d" % n if n != inner else b"value %d" % n for n, name in enumerate(tricks)}
 
 
 def test_entry_that_cannot_be_a_file(devices):
@@ -544,6 +573,24 @@ def test_mass_removal_in_one_step_ends_a_live_mirror(pair):
     assert "60 of 61 entries would be removed" in a.words()
     assert len(b.files()) == 61
     b.end()
+
+
+def test_mass_removal_by_others_ends_a_live_mirror(pair, client, user):
+    a, b = pair
+    for n in range(60):
+        a.write("n%d" % n, "%d" % n)
+    a.write("stays", "1")
+    a.once()
+    b.begin()
+    until(lambda: len(b.files()) == 61)
+    names = b" ".join(b"%sn%d NIL" % (PREFIX.encode(), n) for n in range(60))
+    assert b" OK " in client(user).command(b'XMETASET "" (%s)' % names)[-1].line
+    assert b.process.wait(60) == MASS_REMOVAL
+    b.process = None
+    assert "60 of 61 files would be removed" in b.words()
+    assert len(b.files()) == 61
+    b.once("--yes")
+    assert set(b.files()) == {b"stays"} and len(b.trash()) == 60
 
 
 def test_reset_with_an_empty_server_needs_yes(devices, server, user):
@@ -761,7 +808,9 @@ def test_trash_elsewhere(pair, tmp_path):
     b.once("--trash", str(tmp_path / "trash"))
     assert [p.read_text() for p in (tmp_path / "trash").glob("*/sub/x")] == ["1"]
     assert b.trash() == {}
-    assert "cannot be the folder itself" in b.once("--trash", b.folder, code=SYSTEM)
+    for inside in (b.folder, b.folder + "/sub2"):
+        assert "cannot be in what is mirrored" in b.once("--trash", inside, code=SYSTEM)
+    b.once("--trash", b.folder + "/.dovetail/other")
     if os.stat("/dev/shm").st_dev != os.stat(b.folder).st_dev:
         trash = "/dev/shm/dovetail-trash-%d" % os.getpid()
         try:

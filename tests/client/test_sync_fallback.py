@@ -3,6 +3,7 @@
 import pytest
 
 from drive import NOT_HERE, Driver
+from proxy import Proxy
 from test_sync import A, ALL, B, C, LARGE, ROOT, settled
 
 HOUR = 3600000
@@ -61,6 +62,20 @@ def test_comes_and_goes(driver, stock, user, other):
     assert other.get(A) == b"mine" and other.get(C) is None
     assert len(driver.seen("notice")) == 1
     assert {s["state"] for s in driver.seen("state")} == {"connecting", "syncing", "polling"}
+
+
+def test_told_once(driver, stock, user):
+    """Not again with each connection."""
+    with Proxy(stock.port) as proxy:
+        driver.open()
+        driver.sync("r", proxy.port, user, poll_interval=HOUR, max_backoff=20)
+        for _ in range(3):
+            driver.state("polling")
+            proxy.reset()
+            driver.state("offline")
+        driver.state("polling")
+        assert len(driver.seen("notice", notice="fallback")) == 1
+        driver("free", "r")
 
 
 def test_everything(driver, stock, user, other):

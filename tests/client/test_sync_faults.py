@@ -4,12 +4,16 @@ is lost or sent again after its acknowledgement, and at rest both sides are the 
 import os
 import random
 import signal
+import socket
+import threading
+import time
 
 import pytest
 
 from drive import Driver
 from harness.server import imap_pid
 from proxy import DOWN, UP, Proxy
+from script import Script
 from test_sync import A, B, C, ROOT, Other, live, settled
 
 # every octet with DOVETAIL_ALL, else one in so many, and the ends of lines
@@ -209,8 +213,51 @@ def test_hurry(driver, server, user, other, proxy):
     driver.state("live")
 
 
+def test_pauses(driver, user):
+    """Each pause between tries is twice the one before, up to max_backoff, and a bit longer or shorter by chance. A login
+    alone is no success: only a consistent state makes the pauses short again."""
+    good = threading.Event()
+
+    def serve(connection):
+        connection.capability()
+        if good.is_set():
+            connection.sync()
+            connection.rest()
+        else:
+            connection.command(b"XMETASYNC")
+
+    with Script(serve) as script:
+        driver.open()
+        driver.sync("r", script.port, user, max_backoff=100000)
+        pauses = []
+        for _ in range(16):
+            pauses.append(driver.state("offline")["pause"])
+            driver("hurry", "r")
+        for n, ms in enumerate(pauses):
+            full = min(1000 * 2 ** n, 100000)
+            assert full / 2 < ms <= full * 1.2, pauses
+        assert max(pauses[8:]) - min(pauses[8:]) > 500, "many clients do not come back at the same moment"
+        driver.state("offline")
+        good.set()
+        driver("hurry", "r")
+        driver.state("live")
+        script.socks[-1].shutdown(socket.SHUT_RDWR)
+        assert driver.state("offline")["pause"] <= 1200
+        driver("free", "r")
+
+
+def test_timer_goes_on_in_sleep(driver, user):
+    """poll() does not count the time that a machine sleeps: what wakes the caller then is a timer that does."""
+    driver.open()
+    driver.sync("r", 1, user)
+    folder = "/proc/%d/fd" % driver.process.pid
+    timers = [fd for fd in os.listdir(folder) if os.readlink(os.path.join(folder, fd)) == "anon_inode:[timerfd]"]
+    assert len(timers) == 1
+    with open("/proc/%d/fdinfo/%s" % (driver.process.pid, timers[0])) as f:
+        assert "clockid: %d\n" % time.CLOCK_BOOTTIME in f.read()
+
+
 def test_nobody_listens(driver, user):
-    import socket
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]

@@ -114,6 +114,20 @@ def test_imaps_is_the_default(dovecot):
     works(port=dovecot.tls_port, ca_file=dovecot.root + "/cert.pem")
 
 
+@pytest.mark.parametrize("values, port, tls", [
+    ({}, 993, True), ({"port": 143}, 143, False), ({"tls": "imaps"}, 993, True), ({"tls": "starttls"}, 143, False),
+    ({"tls": "imaps", "port": 143}, 143, True),
+])
+def test_ports_and_tls_if_nothing_is_said(dovecot, values, port, tls):
+    """Through a proxy, since not everybody may listen there. Whatever it is, there is TLS, and the certificate is looked at."""
+    seen = []
+    with http_proxy(seen, to=dovecot.tls_port if tls else dovecot.port) as proxy:
+        values = {**values, "proxy": "http://127.0.0.1:%d" % proxy.port}
+        fails("tls", "self-signed", **values)
+        works(**values, ca_file=dovecot.root + "/cert.pem")
+    assert seen == ["localhost:%d" % port] * 2
+
+
 @pytest.mark.parametrize("kind", ["imaps", "starttls"])
 def test_certificates_are_checked(dovecot, kind, tmp_path):
     subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",

@@ -2,7 +2,7 @@
 
 import time
 
-from metasync import Watch, last, put
+from metasync import Watch, ok, put
 
 A = b"/private/vendor/test/a"
 
@@ -13,11 +13,6 @@ FORMATS = {
     "mdbox": "mdbox:~/mail",
     "mdbox-index": "mdbox:~/mail:LAYOUT=index",
 }
-
-
-def ok(c, command):
-    line = last(c, command)
-    assert line.startswith(b"T OK"), line
 
 
 def create(c, *names):

@@ -31,6 +31,11 @@ def last(client, command):
     return ask(client, command)[-1]
 
 
+def ok(client, command):
+    line = last(client, command)
+    assert line.startswith(b"T OK"), line
+
+
 def sane(client):
     """The connection still answers."""
     assert last(client, b"NOOP").startswith(b"T OK"), "NOOP after the command"
