@@ -1,7 +1,7 @@
 /* Servers that have METADATA (RFC 5464), but not XMETASYNC: everything is read again now and then, and compared with what is here. Called by
    sync.c and sync-receive.c.
 
-   A look: LIST, if parts are about mailboxes; GETMETADATA (DEPTH infinity) for each part and mailbox that there is; what comes is a snapshot.
+   A look: NAMESPACE (RFC 2342) and LIST, if parts are about mailboxes; GETMETADATA (DEPTH infinity) for each part and mailbox that there is; what comes is a snapshot.
    It is not one moment's state: what changes meanwhile is seen by the next look.
    A write: GETMETADATA of the set's entries, which is compared with what is here as any change by others, then at once SETMETADATA, one for
    each mailbox. What somebody else writes between these two is overwritten: such servers have no conditions. A set over several mailboxes
@@ -19,6 +19,7 @@
 /* LIST */
 #define MAILBOXES_MAX 100000
 #define MAILBOX_BYTES_MAX (16 * 1024 * 1024)
+#define NAMESPACES_MAX 1000
 
 /* ---- Which mailboxes ---- */
 
@@ -32,6 +33,46 @@ static bool has_word(const char *list, const char *word)
 			return true;
 	}
 	return false;
+}
+
+bool sync_fallback_namespace(struct dovetail_sync *sync, bool personal, const char *prefix)
+{
+	struct sync_fallback *fallback = &sync->fallback;
+	struct sync_namespace *namespaces;
+	char *name;
+
+	if (sync->phase != SYNC_PHASE_FALLBACK || fallback->step != SYNC_FALLBACK_LISTING)
+		return true;
+	if (fallback->namespace_count == NAMESPACES_MAX)
+		return sync_fail(sync, DOVETAIL_LIMIT, true, "The server has more than %u namespaces", NAMESPACES_MAX);
+	name = sync_mailbox_decode(prefix);
+	if (name == NULL && errno != ENOMEM)
+		return true;
+	namespaces = name == NULL ? NULL :
+		realloc(fallback->namespaces, sizeof(*namespaces) * (fallback->namespace_count + 1));
+	if (namespaces == NULL) {
+		free(name);
+		return sync_fail(sync, DOVETAIL_SYSTEM, true, "Out of memory");
+	}
+	fallback->namespaces = namespaces;
+	namespaces[fallback->namespace_count++] = (struct sync_namespace){ .prefix = name, .personal = personal };
+	return true;
+}
+
+/* As the longest prefix says; without one, as with a server that has no namespaces: the user's own. */
+static bool is_personal(const struct sync_fallback *fallback, const char *mailbox)
+{
+	size_t i, size, longest = 0;
+	bool personal = true;
+
+	for (i = 0; i < fallback->namespace_count && strcmp(mailbox, "INBOX") != 0; i++) {
+		size = strlen(fallback->namespaces[i].prefix);
+		if (size < longest || strncmp(mailbox, fallback->namespaces[i].prefix, size) != 0)
+			continue;
+		longest = size;
+		personal = fallback->namespaces[i].personal;
+	}
+	return personal;
 }
 
 bool sync_fallback_list(struct dovetail_sync *sync, const char *flags, const char *mailbox)
@@ -75,15 +116,21 @@ static void forget_mailboxes(struct sync_fallback *fallback)
 	free(fallback->mailboxes);
 	fallback->mailboxes = NULL;
 	fallback->mailbox_count = fallback->mailbox_alloc = fallback->mailbox_bytes = 0;
+	for (i = 0; i < fallback->namespace_count; i++)
+		free(fallback->namespaces[i].prefix);
+	free(fallback->namespaces);
+	fallback->namespaces = NULL;
+	fallback->namespace_count = 0;
 }
 
-static bool is_of_part(const struct dovetail_part *part, const char *mailbox)
+static bool
+is_of_part(const struct sync_fallback *fallback, const struct dovetail_part *part, const char *mailbox)
 {
 	switch (part->scope) {
 	case DOVETAIL_SCOPE_MAILBOX:
 		return strcmp(mailbox, part->mailbox) == 0;
 	case DOVETAIL_SCOPE_PERSONAL:
-		return true;
+		return is_personal(fallback, mailbox);
 	case DOVETAIL_SCOPE_SUBTREE:
 		return replica_mailbox_is_below(mailbox, part->mailbox);
 	}
@@ -112,7 +159,7 @@ static bool next_look(struct sync_fallback *fallback, const struct dovetail_part
 		}
 		while (fallback->mailbox < fallback->mailbox_count) {
 			*mailbox_r = fallback->mailboxes[fallback->mailbox++];
-			if (is_of_part(part, *mailbox_r))
+			if (is_of_part(fallback, part, *mailbox_r))
 				return true;
 		}
 	}
@@ -209,6 +256,12 @@ static void look_begins(struct dovetail_sync *sync)
 	}
 	forget_mailboxes(&sync->fallback);
 	sync->fallback.step = SYNC_FALLBACK_LISTING;
+	if (sync->has_namespace) {
+		writer = sync_command_begin(sync, SYNC_NAMESPACE, "");
+		sync_command_text(writer, " NAMESPACE");
+		if (sync_command_end(sync, writer) == NULL)
+			return;
+	}
 	writer = sync_command_begin(sync, SYNC_LIST, "");
 	sync_command_text(writer, " LIST \"\" \"*\"");
 	sync_command_end(sync, writer);
@@ -417,9 +470,13 @@ bool sync_fallback_tagged(struct dovetail_sync *sync, struct sync_command *comma
 {
 	bool ok;
 
-	if (command->kind != SYNC_LIST)
+	if (command->kind != SYNC_LIST && command->kind != SYNC_NAMESPACE)
 		sync->fallback.waiting--;
-	if (command->kind == SYNC_LIST)
+	if (command->kind == SYNC_NAMESPACE)
+		/* refused: then it has none */
+		ok = sync_answer(status) != SYNC_ANSWER_LATER ||
+			sync_fail(sync, DOVETAIL_NETWORK, false, "The server refuses to list namespaces: %s", status->text);
+	else if (command->kind == SYNC_LIST)
 		ok = list_answered(sync, status);
 	else if (command->kind == SYNC_LOOK)
 		ok = look_answered(sync, status);

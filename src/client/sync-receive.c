@@ -34,6 +34,7 @@ static bool handle_capability(void *context, const char *list)
 	sync->literal_minus = starts_word(list, "LITERAL-");
 	sync->has_xmetasync = starts_word(list, "XMETASYNC");
 	sync->has_metadata = starts_word(list, "METADATA");
+	sync->has_namespace = starts_word(list, "NAMESPACE");
 	sync->has_metadata_server = sync->has_metadata || starts_word(list, "METADATA-SERVER");
 	return true;
 }
@@ -221,6 +222,11 @@ static bool handle_list(void *context, const char *flags, const char *mailbox)
 	return sync_fallback_list(context, flags, mailbox);
 }
 
+static bool handle_namespace(void *context, enum response_namespace kind, const char *prefix)
+{
+	return sync_fallback_namespace(context, kind == RESPONSE_NAMESPACE_PERSONAL, prefix);
+}
+
 bool sync_receive_begin(struct dovetail_sync *sync)
 {
 	const struct response_handler handler = {
@@ -234,6 +240,7 @@ bool sync_receive_begin(struct dovetail_sync *sync)
 		.entry_end = handle_entry_end,
 		.metadata_end = handle_metadata_end,
 		.list = handle_list,
+		.name_space = handle_namespace,
 	};
 	/* Larger values than max_value are read over, not kept: a server without MAXSIZE sends them. */
 	const struct response_limits limits = { .value = SIZE_MAX };

@@ -321,7 +321,8 @@ static void connect_begins(struct dovetail_sync *sync)
 	sync->connected_consistent = sync->mailbox_missing = false;
 	sync->lost_rounds = sync->write_backoff = sync->resets = 0;
 	sync->next_write = 0;
-	sync->literal_plus = sync->literal_minus = sync->has_xmetasync = sync->has_metadata = sync->has_metadata_server = false;
+	sync->literal_plus = sync->literal_minus = sync->has_xmetasync = sync->has_metadata = sync->has_metadata_server =
+		sync->has_namespace = false;
 	sync_state(sync, DOVETAIL_STATE_CONNECTING, DOVETAIL_OK, "");
 	transport_connect(sync->transport);
 }
