@@ -184,6 +184,7 @@ static bool handle_data(void *context, const void *data, size_t size)
 
 	if (sync->phase == SYNC_PHASE_GREETING)
 		return true;
+	sync->progressed = true;
 	if (!count_octets(sync, size))
 		return false;
 	if (need > sync->options.max_value)
