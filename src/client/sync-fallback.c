@@ -1,11 +1,11 @@
-/* Servers that have METADATA (RFC 5464), but not XMETASYNC: everything is read again now and then, and compared with what is here. Called by
-   sync.c and sync-receive.c.
+/* Servers that have METADATA (RFC 5464), but not XMETASYNC: everything is read again now and then, and compared with what is here.
+   Called by sync.c and sync-receive.c.
 
-   A look: NAMESPACE (RFC 2342) and LIST, if parts are about mailboxes; GETMETADATA (DEPTH infinity) for each part and mailbox that there is; what comes is a snapshot.
-   It is not one moment's state: what changes meanwhile is seen by the next look.
-   A write: GETMETADATA of the set's entries, which is compared with what is here as any change by others, then at once SETMETADATA, one for
-   each mailbox. What somebody else writes between these two is overwritten: such servers have no conditions. A set over several mailboxes
-   can be half there if the server refuses a part of it. */
+   A look: NAMESPACE (RFC 2342) and LIST, if parts are about mailboxes; GETMETADATA (DEPTH infinity) for each part and mailbox that
+   there is; what comes is a snapshot. It is not one moment's state: what changes meanwhile is seen by the next look.
+   A write: GETMETADATA of the set's entries, which is compared with what is here as any change by others, then at once SETMETADATA,
+   one for each mailbox. What somebody else writes between these two is overwritten: such servers have no conditions. A set over
+   several mailboxes can be half there if the server refuses a part of it. */
 
 #include <errno.h>
 #include <stdio.h>
@@ -186,8 +186,8 @@ static void look_ends(struct dovetail_sync *sync)
 		sync_state(sync, DOVETAIL_STATE_POLLING, DOVETAIL_OK, "");
 }
 
-/* Dovecot's own METADATA shows nothing of the account's if it is asked for all below "/private" or "/shared": the names that RFC 5464
-   knows (6.2.1, 6.2.2) are asked for as well. An entry that is told twice is the same twice. */
+/* Dovecot's own METADATA shows nothing of the account's if it is asked for all below "/private" or "/shared": the names that RFC
+   5464 knows (6.2.1, 6.2.2) are asked for as well. An entry that is told twice is the same twice. */
 static void look_entry(struct sync_writer *writer, const char *mailbox, const char *entry)
 {
 	static const char *const names[] = { "admin", "comment", "vendor" };
@@ -243,7 +243,8 @@ static void look_begins(struct dovetail_sync *sync)
 	for (i = 0; i < count; i++)
 		list = list || !is_of_account(&parts[i]);
 	if (list && !sync->has_metadata) {
-		sync_fail(sync, DOVETAIL_UNSUPPORTED, true, "The server has entries of the account (METADATA-SERVER), but not of mailboxes");
+		sync_fail(sync, DOVETAIL_UNSUPPORTED, true,
+			  "The server has entries of the account (METADATA-SERVER), but not of mailboxes");
 		return;
 	}
 	sync->consistent = false;
@@ -283,7 +284,8 @@ void sync_fallback_begin(struct dovetail_sync *sync)
 	if (!sync->fallback.told) {
 		sync->fallback.told = true;
 		sync_notice(sync, DOVETAIL_NOTICE_FALLBACK, NULL, NULL,
-			    "The server has no XMETASYNC: it is asked now and then, and writes of two devices at the same moment can be lost");
+			    "The server has no XMETASYNC: it is asked now and then, and writes of two devices at the same moment"
+			    " can be lost");
 	}
 	look_begins(sync);
 }
@@ -294,7 +296,8 @@ bool sync_fallback_entry(struct dovetail_sync *sync, struct sync_command *comman
 	if (command->kind != SYNC_LOOK || sync->kind == REPLICA_REMOVED)
 		return true;
 	sync->staged = true;
-	return sync_replica_ok(sync, replica_stage(sync->replica, sync->mailbox, sync->name, sync->kind, sync->value, sync->value_size));
+	return sync_replica_ok(sync, replica_stage(sync->replica, sync->mailbox, sync->name, sync->kind, sync->value,
+						   sync->value_size));
 }
 
 /* ---- A write ---- */
@@ -311,34 +314,21 @@ static struct replica_set next_mailbox(const struct replica_set *set, size_t *fi
 	return part;
 }
 
-static void send_compare(struct dovetail_sync *sync, const struct replica_set *part)
+/* The writes of part, by name or with their values; the answer is about known, the set or this part of it. */
+static void send_part(struct dovetail_sync *sync, enum sync_command_kind kind, const struct replica_set *known,
+		      const struct replica_set *part)
 {
-	struct sync_writer *writer = sync_command_begin(sync, SYNC_COMPARE, "");
+	struct sync_writer *writer = sync_command_begin(sync, kind, "");
 	size_t i;
 
-	sync_command_set(writer, part);
-	sync_command_text(writer, " GETMETADATA ");
+	sync_command_set(writer, known);
+	sync_command_text(writer, kind == SYNC_SETMETADATA ? " SETMETADATA " : " GETMETADATA ");
 	sync_command_mailbox(writer, part->writes[0].mailbox);
 	for (i = 0; i < part->count; i++) {
 		sync_command_text(writer, i == 0 ? " (" : " ");
 		sync_command_name(writer, part->writes[i].name);
-	}
-	sync_command_text(writer, ")");
-	if (sync_command_end(sync, writer) != NULL)
-		sync->fallback.waiting++;
-}
-
-static void send_setmetadata(struct dovetail_sync *sync, const struct replica_set *set, const struct replica_set *part)
-{
-	struct sync_writer *writer = sync_command_begin(sync, SYNC_SETMETADATA, "");
-	size_t i;
-
-	sync_command_set(writer, set);
-	sync_command_text(writer, " SETMETADATA ");
-	sync_command_mailbox(writer, part->writes[0].mailbox);
-	for (i = 0; i < part->count; i++) {
-		sync_command_text(writer, i == 0 ? " (" : " ");
-		sync_command_name(writer, part->writes[i].name);
+		if (kind != SYNC_SETMETADATA)
+			continue;
 		sync_command_text(writer, " ");
 		sync_command_value(writer, part->writes[i].data, part->writes[i].size);
 	}
@@ -365,7 +355,7 @@ static void compare_begins(struct dovetail_sync *sync)
 	sync->fallback.step = SYNC_FALLBACK_COMPARING;
 	while (i < set.count && sync->failure == DOVETAIL_OK) {
 		part = next_mailbox(&set, &i);
-		send_compare(sync, &part);
+		send_part(sync, SYNC_COMPARE, &part, &part);
 	}
 	/* it is given again when what has come is compared */
 	if (sync->failure == DOVETAIL_OK && sync_replica_ok(sync, replica_queue_again(sync->replica, set.id)))
@@ -393,7 +383,7 @@ static void write_begins(struct dovetail_sync *sync)
 	sync->round_lost = false;
 	while (i < set.count && sync->failure == DOVETAIL_OK) {
 		part = next_mailbox(&set, &i);
-		send_setmetadata(sync, &set, &part);
+		send_part(sync, SYNC_SETMETADATA, &set, &part);
 	}
 	if (sync->failure == DOVETAIL_OK)
 		sync_tell_changes(sync);
@@ -443,7 +433,8 @@ static bool setmetadata_answered(struct dovetail_sync *sync, struct sync_command
 
 static bool look_answered(struct dovetail_sync *sync, const struct response_status *status)
 {
-	/* A NO that may be about the moment does not mean that there are no entries. That of a mailbox that is gone since LIST passes, too. */
+	/* A NO that may be about the moment does not mean that there are no entries. That of a mailbox that is gone since LIST
+	   passes, too. */
 	switch (sync_answer(status)) {
 	case SYNC_ANSWER_OK:
 		return true;

@@ -185,7 +185,8 @@ struct dovetail_sync {
 	enum replica_kind kind;
 	char *value;
 	size_t value_size, value_alloc;
-	/* Since the last marker, for the limits; up to the last PARTIAL one: what is staged for good. In this connection, for progress(). */
+	/* Since the last marker, for the limits; up to the last PARTIAL one: what is staged for good. In this connection, for
+	   progress(). */
 	uint64_t staged_entries, staged_bytes, partial_entries, partial_bytes;
 	/* what the replica has, at most, since it was counted */
 	bool counted;
@@ -201,7 +202,8 @@ int64_t sync_now(void);
 /* Notes the first error of this connection; stays: reconnecting does not help. Returns false, for callers that end with it. */
 bool sync_fail(struct dovetail_sync *sync, enum dovetail_status status, bool stays, const char *format, ...)
 	__attribute__((format(printf, 4, 5)));
-/* After a function of the replica: true if it was OK, else it has failed, with the replica's text. A lock that others hold passes. */
+/* After a function of the replica: true if it was OK, else it has failed, with the replica's text. A lock that others hold
+   passes. */
 bool sync_replica_ok(struct dovetail_sync *sync, enum dovetail_status status);
 void sync_state(struct dovetail_sync *sync, enum dovetail_state state, enum dovetail_status status, const char *text);
 void sync_notice(struct dovetail_sync *sync, enum dovetail_notice notice, const char *mailbox, const char *entry,

@@ -93,7 +93,8 @@ static bool handle_continuation(void *context, const char *text)
 		sync->idling = true;
 		return true;
 	}
-	return sync_fail(sync, DOVETAIL_PROTOCOL, false, "The server wants to be sent something (\"+ %.40s\"), but there is nothing", text);
+	return sync_fail(sync, DOVETAIL_PROTOCOL, false,
+			 "The server wants to be sent something (\"+ %.40s\"), but there is nothing", text);
 }
 
 /* Counts what has come since the last consistent state. */
@@ -290,7 +291,8 @@ void sync_receive(struct dovetail_sync *sync)
 		if (response_is_memory(sync->parser))
 			sync_fail(sync, DOVETAIL_SYSTEM, true, "Out of memory");
 		else
-			sync_fail(sync, DOVETAIL_PROTOCOL, false, "The server breaks the protocol: %s", response_error(sync->parser));
+			sync_fail(sync, DOVETAIL_PROTOCOL, false, "The server breaks the protocol: %s",
+				  response_error(sync->parser));
 	}
 }
 
@@ -307,8 +309,8 @@ enum sync_answer sync_answer(const struct response_status *status)
 {
 	/* RFC 3501, 5464, 5530, 7889, 9208. What is not here may pass: nothing is given up for a word that we do not know. */
 	static const char *const for_good[] = {
-		"METADATA", "OVERQUOTA", "LIMIT", "NONEXISTENT", "TRYCREATE", "CANNOT", "NOPERM", "TOOBIG", "ALREADYEXISTS", "PARSE",
-		"CLIENTBUG", "BADCHARSET", NULL
+		"METADATA", "OVERQUOTA", "LIMIT", "NONEXISTENT", "TRYCREATE", "CANNOT", "NOPERM", "TOOBIG", "ALREADYEXISTS",
+		"PARSE", "CLIENTBUG", "BADCHARSET", NULL
 	};
 
 	if (status->cond == RESPONSE_OK)

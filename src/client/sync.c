@@ -1,6 +1,6 @@
-/* The sync of include/dovetail.h: the object and the caller's event loop. One epoll descriptor for the caller, in which are the transport's,
-   the replica's (somebody has written) and a timer; deadlines; states; reconnecting. What is said on the connection is in sync-session.c
-   and sync-fallback.c. The sync owns all of these and borrows the replica. */
+/* The sync of include/dovetail.h: the object and the caller's event loop. One epoll descriptor for the caller, in which are the
+   transport's, the replica's (somebody has written) and a timer; deadlines; states; reconnecting. What is said on the connection is
+   in sync-session.c and sync-fallback.c. The sync owns all of these and borrows the replica. */
 
 #include <errno.h>
 #include <poll.h>
