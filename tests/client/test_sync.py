@@ -1,6 +1,7 @@
 """libdovetail's sync against a real Dovecot: what is on one device comes to the other, whatever happens in between."""
 
 import os
+import re
 
 import pytest
 
@@ -118,6 +119,22 @@ def test_two_replicas(driver, server, user):
     assert driver.list("a") == driver.list("b")
     # own writes are not told
     assert {e["name"] for e in driver.seen("change", replica="a")} == {ROOT + "/by-b"}
+
+
+def test_descriptors_are_for_nobody_else(driver, server, user):
+    """What the caller starts at any time inherits neither the connection nor the replica. (libcurl has a pair of sockets to
+    wake itself, which leads nowhere.)"""
+    driver.open()
+    live(driver, "r", server, user)
+    folder = "/proc/%d/fd/" % driver.process.pid
+    with open("/proc/net/unix") as f:
+        pairs = {"socket:[%s]" % line.split()[6] for line in f}
+    ours = [fd for fd in os.listdir(folder) if int(fd) > 2 and os.readlink(folder + fd) not in pairs]
+    assert len(ours) > 5
+    for fd in ours:
+        with open("/proc/%d/fdinfo/%s" % (driver.process.pid, fd)) as f:
+            flags = int(re.search(r"^flags:\s*([0-7]+)$", f.read(), re.M).group(1), 8)
+        assert flags & os.O_CLOEXEC, os.readlink(folder + fd)
 
 
 # -- what goes
