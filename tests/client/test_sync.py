@@ -455,6 +455,17 @@ def test_limits_of_the_replica(driver, server, user, other, option, status):
         driver.state("failed", status="limit")
 
 
+@pytest.mark.parametrize("option", [{"max_entries": 9}, {"max_bytes": 300}])
+def test_limits_of_what_comes_bit_by_bit(driver, server, user, other, option):
+    driver.open()
+    live(driver, "r", server, user, **option)
+    for n in range(20):
+        other.put((ROOT + "/m%d" % n, b"x" * 20))
+    ended = driver.wait("ended")
+    assert ended["status"] == "limit" and "are allowed" in ended["text"]
+    assert driver.once("r", server, user, status="limit", **option)
+
+
 # -- the account
 
 def test_wrong_password(driver, server, user):
