@@ -227,12 +227,14 @@ def script(tmp_path, text):
 
 def test_exec(one, two, tmp_path, watch):
     command = script(tmp_path, 'echo "$# $1|$2|$DOVETAIL_EVENT|$DOVETAIL_MAILBOX|$DOVETAIL_ENTRY|$DOVETAIL_NAME|'
-                     '$DOVETAIL_SIZE|$(cat)"\n')
+                     '$DOVETAIL_SIZE|$(cat)|$(env | grep -c ^DOVETAIL_)"\n')
+    # as if it were run by another one's command
+    one.env.update(DOVETAIL_SIZE="7", DOVETAIL_OTHER="7")
     w = watch(one, "--exec", command + '  "a b"  c"\\"d"', json=False)
     two.out("set", "a x", "$(touch /tmp/no) `x`")
-    assert w.line() == '2 a b|c"d|set||%sa x|a x|20|$(touch /tmp/no) `x`' % PREFIX
+    assert w.line() == '2 a b|c"d|set||%sa x|a x|20|$(touch /tmp/no) `x`|6' % PREFIX
     two.out("rm", "a x")
-    assert w.line() == '2 a b|c"d|removed||%sa x|a x|0|' % PREFIX
+    assert w.line() == '2 a b|c"d|removed||%sa x|a x|0||6' % PREFIX
     assert w.end() == (OK, "", "")
 
 
