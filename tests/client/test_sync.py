@@ -61,6 +61,23 @@ def test_first_sync(driver, server, user, other):
     assert not driver.seen("notice")
 
 
+def test_progress(driver, server, user, other):
+    """A long catch-up is told bit by bit: what has come in this connection, and what is still to be sent."""
+    for n in range(5):
+        other.put(*(("%s/%d/%d" % (ROOT, n, i), LARGE[:8000]) for i in range(100)))
+    driver.open()
+    driver.set("r", ("", A, b"mine"))
+    driver.once("r", server, user)
+    told = [(e["bytes"], e["entries"]) for e in driver.seen("progress")]
+    assert len(told) > 5 and told == sorted(told)
+    # 256 KiB are read at a time
+    assert told[0][1] < 100 and told[-1][1] == 500 and 500 * 8000 < told[-1][0] < 500 * 9000
+    assert driver.seen("progress")[0]["writes"] == 1
+    driver.log.clear()
+    driver.once("r", server, user)
+    assert not driver.seen("progress"), "nothing has come"
+
+
 def test_nothing_there(driver, server, user):
     driver.open()
     driver.once("r", server, user)
