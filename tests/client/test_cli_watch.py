@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from cli import LOGIN, OK, PREFIX, REFUSED, SYSTEM, USAGE, Machine
+from cli import LOGIN, OFFLINE, OK, PREFIX, REFUSED, SYSTEM, USAGE, Machine
 from terminal import Terminal
 
 
@@ -189,6 +189,19 @@ def test_what_is_refused_while_another_process_syncs(one, watch):
     assert one.error(REFUSED, "set", "-m", "Nowhere", "a", "1") == 'refused by the server; see "dovetail status"'
     code, _, err = w.end()
     assert code == OK and err.startswith("dovetail: refused: Nowhere: a: ")
+
+
+def test_another_process_that_syncs_and_hangs(one, two, watch):
+    """What is written waits, and is said to; nothing is lost."""
+    w = watch(one)
+    w.await_state("live")
+    w.process.send_signal(signal.SIGSTOP)
+    assert one.error(OFFLINE, "set", "--timeout", "1", "a", "1").startswith("queued, not sent: ")
+    assert one.out("get", "a") == "1"
+    w.process.send_signal(signal.SIGCONT)
+    one.out("sync")
+    assert two.out("get", "a") == "1"
+    assert w.end()[0] == OK
 
 
 # -- lost connections
