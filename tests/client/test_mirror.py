@@ -575,6 +575,26 @@ def test_mass_removal_in_one_step_ends_a_live_mirror(pair):
     b.end()
 
 
+def test_yes_is_not_for_all_time(pair):
+    """It allows what is found at the start; what comes later is asked for again."""
+    a, b = pair
+    for n in range(5):
+        a.write("n%d" % n, "%d" % n)
+    a.once()
+    b.once()
+    shutil.rmtree(a.folder + "/.dovetail")
+    a.begin("--yes")
+    a.write("later", "1")
+    until(lambda: "later" in b.entries())
+    for n in range(60):
+        a.write("s/n%d" % n, "%d" % n)
+    until(lambda: len(b.entries()) == 66)
+    os.rename(a.path("s"), a.home + "/gone")
+    assert a.process.wait(60) == MASS_REMOVAL
+    a.process = None
+    assert len(b.entries()) == 66
+
+
 def test_mass_removal_by_others_ends_a_live_mirror(pair, client, user):
     a, b = pair
     for n in range(60):
