@@ -373,6 +373,15 @@ def test_export_and_import(one, two, server, tmp_path, user):
     assert other.out("import", input=doveadm) == "set: 0, removed: 0, the same: 4, of other users: 0\n"
 
 
+def test_all_octets_and_characters_come_through(one, two, tmp_path, server, user):
+    values = [bytes(range(256)), bytes(range(1, 128)), "".join(map(chr, range(1, 0x3000))).encode(), b"\0", b"\\u0000\"", b"\xed\xa0\x80"]
+    for i, value in enumerate(values):
+        one.run("set", "--offline", "v%d" % i, input=value)
+    other = Machine(tmp_path / "other", server, user + "-b")
+    other.out("import", input=one.run("export").stdout)
+    assert [other.run("get", "--offline", "v%d" % i).stdout for i in range(len(values))] == values
+
+
 def test_import_removes_and_counts(one, two):
     one.out("set", "a", "1")
     lines = [{"mailbox": "", "entry": PREFIX + "a", "removed": True},
