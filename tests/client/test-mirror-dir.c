@@ -210,14 +210,17 @@ static void test_durable(void **state)
 	(void)state;
 	*durable = '\0';
 	assert_int_equal(place("x", "1", NULL), MIRROR_OK);
+	assert_int_equal(mirror_dir_sync(&dir), MIRROR_OK);
 	is_durable();
 	stat = stat_of("x");
 	*durable = '\0';
 	assert_int_equal(place("x", "2", &stat), MIRROR_OK);
+	assert_int_equal(mirror_dir_sync(&dir), MIRROR_OK);
 	is_durable();
 	stat = stat_of("x");
 	*durable = '\0';
 	assert_int_equal(mirror_file_remove(&dir, "x", &stat), MIRROR_OK);
+	assert_int_equal(mirror_dir_sync(&dir), MIRROR_OK);
 	snprintf(expected, sizeof(expected), "%s\n", top);
 	assert_string_equal(durable, expected);
 }

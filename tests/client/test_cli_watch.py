@@ -268,6 +268,13 @@ def test_a_change_that_waits_has_no_modseq(one, watch, tmp_path):
     assert w.end(None) == (OK, "", "")
 
 
+def test_a_command_inherits_nothing(one, two, watch):
+    """Its standard input, output and errors are all that it has, and the folder that it reads here."""
+    w = watch(one, "--count", "1", "--", "/bin/ls", "/proc/self/fd", json=False)
+    two.out("set", "a", "1")
+    assert w.end(None) == (OK, "0\n1\n2\n3\n", "")
+
+
 def test_a_value_of_any_size_that_is_not_read(one, two, tmp_path, watch):
     w = watch(one, "--", script(tmp_path, "echo $DOVETAIL_SIZE\n"), json=False)
     two.run("set", "a", input=b"\0" * 1000000)

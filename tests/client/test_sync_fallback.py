@@ -78,6 +78,20 @@ def test_told_once(driver, stock, user):
         driver("free", "r")
 
 
+def test_lost_acknowledgement(driver, stock, user, other):
+    """Written, but the answer did not arrive: that is no conflict."""
+    driver.open()
+    driver.set("r", ("", A, b"mine"), ("", B, b"mine"))
+    with Proxy(stock.port) as proxy:
+        proxy.lose = b"OK Setmetadata completed"
+        driver.once("r", proxy.port, user, status="network")
+    assert other.get(A) == other.get(B) == b"mine", "it is there"
+    assert driver("counts", "r")["pending"]
+    driver.once("r", stock, user)
+    assert driver("counts", "r")["pending"] == 0 and driver.list() == {("", A): b"mine", ("", B): b"mine"}
+    assert not driver.seen("conflict") and not driver.seen("change")
+
+
 def test_everything(driver, stock, user, other):
     """All of an account, and of a mailbox. Stock Dovecot shows nothing of the account's "/private" unless it is asked by name."""
     other.put((A, b"1"), ("/private/comment", b"2"), ("/shared/vendor/t/x", b"3"))
