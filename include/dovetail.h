@@ -170,7 +170,8 @@ void dovetail_iter_close(struct dovetail_iter *iter);
 /* ---- Writing ---- */
 
 /* Takes effect in the replica at once, durably, and waits in the queue for the next sync. Setting what is already there changes
-   nothing. unset: NOT_FOUND if there is none. */
+   nothing. unset: NOT_FOUND if there is none. LIMIT: a value or name longer than the server takes, or a change set of more entries, as far as
+   it has said so in an earlier sync. (What it takes in all, it alone can count: such a write is refused by the next sync.) */
 enum dovetail_status
 dovetail_set(struct dovetail *replica, const char *mailbox, const char *name, const void *data, size_t size);
 enum dovetail_status dovetail_unset(struct dovetail *replica, const char *mailbox, const char *name);

@@ -106,8 +106,10 @@ int mirror_replica_failed(struct mirror *mirror, const char *name, const char *p
 	case DOVETAIL_SYSTEM:
 		mirror_tell(mirror, path, "%s; it is tried again", error);
 		return later(mirror, name, RETRY_FAILED);
-	case DOVETAIL_INVALID:
 	case DOVETAIL_LIMIT:
+		mirror->limited = true;
+		/* fall through */
+	case DOVETAIL_INVALID:
 	case DOVETAIL_LOCKED:
 	case DOVETAIL_DAMAGED:
 	case DOVETAIL_WRONG_KEY:

@@ -210,7 +210,7 @@ static int once_end(struct mirror *mirror)
 		cli_error(mirror->cli, "%llu changes could not be sent", (unsigned long long)counts.pending);
 		return CLI_FAILED;
 	}
-	return counts.refused > 0 ? CLI_REFUSED : CLI_OK;
+	return counts.refused > 0 || mirror->limited ? CLI_REFUSED : CLI_OK;
 }
 
 int mirror_run_once(struct mirror *mirror)
@@ -232,6 +232,7 @@ int mirror_run_once(struct mirror *mirror)
 		}
 		ret = sync_once(mirror, &server);
 		mirror->failures = 0;
+		mirror->limited = false;
 		mirror->compare = true;
 		mirror->scan_at = mirror_now();
 		if (ret == CLI_OK)

@@ -87,6 +87,8 @@ struct mirror {
 	bool refused_tried;
 	/* of the step now: what could not be done and is to be tried again */
 	uint64_t failures;
+	/* one is more than the server takes */
+	bool limited;
 	struct mirror_batch batch;
 	/* what the replica has, with what is to be sent: for the caps */
 	uint64_t entries, bytes;

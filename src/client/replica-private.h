@@ -16,6 +16,7 @@
    replica-queue.c    what goes to the server
    replica-decode.c   names of encrypted entries, computed anew
    replica-encode.c   what waits, encoded anew
+   replica-limits.c   what the server takes
    replica-local.c    small things to keep
    replica-conflict.c a set of the queue against the server's values
 
@@ -186,6 +187,13 @@ enum dovetail_status replica_entry_settle(struct dovetail *replica, int64_t entr
 void replica_stage_free(struct dovetail *replica);
 /* The user sees it differently. */
 enum dovetail_status replica_changed(struct dovetail *replica, const char *mailbox, const char *name);
+
+/* -- replica-limits.c */
+/* Octets of a value and of a name, entries of a set; 0: not known. */
+struct replica_limits {
+	uint64_t value, name, set;
+};
+enum dovetail_status replica_limits_get(struct dovetail *replica, struct replica_limits *limits_r);
 
 /* -- replica-refused.c */
 enum dovetail_status replica_refused_remove(struct dovetail *replica, const char *mailbox, const char *wire);

@@ -118,6 +118,9 @@ enum dovetail_status replica_queue_encode_again(struct dovetail *replica);
 /* Sets that wait, the one in flight included. */
 uint64_t replica_queue_count(struct dovetail *replica);
 
+/* ---- What the server takes ---- as "VALUE 1048576 ENTRIES 10000 ..."; NULL: it does not say. Kept, for dovetail_set(). */
+enum dovetail_status replica_limits_set(struct dovetail *replica, const char *text);
+
 /* ---- Small things to keep ---- of crypt and sync: a value by a key ("crypt/..."), durable. In a codec's callback it is part of the transaction that
    runs. *data_r is valid until the next call of this function. data NULL: removes it. */
 enum dovetail_status replica_local_get(struct dovetail *replica, const char *key, const void **data_r, size_t *size_r);

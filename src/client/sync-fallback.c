@@ -220,6 +220,9 @@ void sync_fallback_begin(struct dovetail_sync *sync)
 		sync_fail(sync, DOVETAIL_UNSUPPORTED, true, "The server has neither XMETASYNC nor METADATA");
 		return;
 	}
+	/* those of another server, or of this one in other times */
+	if (!sync_replica_ok(sync, replica_limits_set(sync->replica, NULL)))
+		return;
 	sync->phase = SYNC_PHASE_FALLBACK;
 	sync->fallback.step = SYNC_FALLBACK_REST;
 	sync->fallback.waiting = 0;

@@ -167,12 +167,28 @@ static bool session_partial(struct dovetail_sync *sync, const char *mark)
 	return true;
 }
 
+static bool session_limits(struct dovetail_sync *sync, const char *text)
+{
+	size_t size = strlen(text);
+	char *list;
+	bool ok;
+
+	if (*text != '(' || text[size - 1] != ')')
+		return sync_fail(sync, DOVETAIL_PROTOCOL, false, "The server sends limits that are none: \"%.100s\"", text);
+	list = strndup(text + 1, size - 2);
+	if (list == NULL)
+		return sync_fail(sync, DOVETAIL_SYSTEM, true, "Out of memory");
+	ok = sync_replica_ok(sync, replica_limits_set(sync->replica, list));
+	free(list);
+	return ok;
+}
+
 bool sync_session_status(struct dovetail_sync *sync, const struct response_status *status)
 {
 	if (sync->commands == NULL || sync->commands->kind != SYNC_XMETASYNC)
 		return sync_fail(sync, DOVETAIL_PROTOCOL, false, "The server sends [XMETASYNC %.100s] outside of XMETASYNC", status->code_args);
 	if (strncmp(status->code_args, "LIMITS ", 7) == 0)
-		return true;
+		return session_limits(sync, status->code_args + 7);
 	if (strcmp(status->code_args, "RESET") == 0)
 		return session_reset(sync);
 	if (strncmp(status->code_args, "PARTIAL ", 8) == 0)

@@ -166,8 +166,15 @@ def test_a_value_larger_than_the_account_takes(one, server, user):
 def test_a_value_larger_than_the_server_takes(make_server, user, tmp_path):
     server = make_server(plugin={"metasync_limit_value": "1000"})
     machine = Machine(tmp_path / "m", server, user)
-    machine.out("set", "a", "small")
-    assert machine.error(REFUSED, "set", "a", input=b"x" * 1001).startswith("refused: a: ")
+    machine.out("set", "--offline", "a", input=b"x" * 1001)
+    assert machine.error(REFUSED, "sync").startswith("refused: a: ")
+    # it is known by now what the server takes
+    assert machine.error(REFUSED, "set", "b", input=b"x" * 1001) \
+        == "b: the value of %sb has 1001 octets, the server takes 1000" % PREFIX
+    lines = "".join('{"mailbox": "", "entry": "%s%s", "value": "%s"}\n' % (PREFIX, name, "x" * size) for name, size in (("c", 1), ("d", 1001)))
+    assert "line 2: the value of %sd has 1001 octets" % PREFIX in machine.error(REFUSED, "import", input=lines)
+    assert machine.out("ls") == ""
+    Machine(tmp_path / "n", server, user).out("set", "a", "small")
     # what the server has is seen, and what was refused is not lost
     assert machine.out("get", "a") == "small"
     status, = machine.lines("status", "--json")

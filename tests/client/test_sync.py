@@ -439,8 +439,8 @@ def test_no_such_mailbox(driver, server, user, other):
         live(driver, name, server, user)
     mailbox(other, b"Later")
     other.put((B, b"2"), mailbox=b"Later")
-    for name in "rs":
-        assert driver.wait("change", replica=name)["value"] == b"2"
+    changes = [driver.wait("change") for _ in "rs"]
+    assert [(e["mailbox"], e["value"]) for e in changes] == [("Later", b"2")] * 2
     assert not driver.seen("notice") and not any(e["reset"] for e in driver.seen("consistent"))
 
 
@@ -470,8 +470,9 @@ def test_write_to_a_mailbox_that_is_gone(driver, server, user, other):
 def test_refused(driver, make_server, user):
     server = make_server(plugin={"metasync_limit_value": "1000", "metasync_limit_entries": "3"})
     driver.open()
-    live(driver, "r", server, user)
+    # before the server has said what it takes
     driver.set("r", ("", A, b"x" * 1001))
+    live(driver, "r", server, user)
     notice = driver.wait("notice", notice="refused")
     assert (notice["name"], "MAXSIZE 1000" in notice["text"]) == (A, True)
     assert driver.get("r", "", A) is None
@@ -486,6 +487,26 @@ def test_refused(driver, make_server, user):
     driver.set("r", ("", A, b"y"))
     settled(driver)
     assert driver.get("r", "", A) == b"y"
+
+
+def test_limits_of_the_server(driver, make_server, user):
+    """Known since the last sync: what it would refuse fails at once, offline too."""
+    server = make_server(plugin={"metasync_limit_value": "1000"})
+    driver.open()
+    driver.set("r", ("", A, b"small"))
+    driver.once("r", server, user)
+    driver("close", "r")
+    driver.open()
+    answer = driver.set("r", ("", A, b"x" * 1001), status="limit")
+    assert "the value of %s has 1001 octets, the server takes 1000" % A in answer["text"]
+    driver.set("r", ("", B, b"x"), ("", C, b"x" * 1001), status="limit")
+    assert driver.list() == {("", A): b"small"} and not driver("counts", "r")["pending"]
+    driver.set("r", ("", A, b"x" * 1000))
+    driver.once("r", server, user)
+    assert not driver.refused()
+    # another server says something else
+    driver.once("r", make_server(), user)
+    driver.set("r", ("", A, b"x" * 1001))
 
 
 def test_larger_than_wanted(driver, server, user, other):
