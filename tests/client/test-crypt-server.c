@@ -139,8 +139,8 @@ static void test_roll_back_own_waiting(void **state)
 	free(first);
 }
 
-/* One octet of the slot's salt and the checksum are changed: a device that has the right ring uses that, and says so. Rings that are older, or
-   without the secret, from before it was there, do not keep it out, either. */
+/* One octet of the slot's salt and the checksum are changed: a device that has the right ring uses that, and says so. Rings that
+   are older, or without the secret, from before it was there, do not keep it out, either. */
 static void test_slot_changed(void **state)
 {
 	struct devices *f = *state;
