@@ -52,24 +52,44 @@ static void seen_add(struct crypt_seen *seen, const uint8_t *device, uint64_t co
 	seen->devices[i].counter = counter;
 }
 
+/* Is the value on the server one of ours, and nothing waits yet? *counter_r: older ones of ours are old, also while a later one
+   waits. (What we have written last may have been refused: it says nothing.) */
+static bool own_is_there(struct crypt_context *context, const struct crypt_ring *ring, const struct crypt_known *known,
+			 const char *mailbox, const char *wire, uint64_t *counter_r)
+{
+	struct dovetail_entry entry;
+	struct crypt_value value;
+	const char *error;
+	bool own;
+
+	if (replica_get_raw(context->replica, mailbox, wire, &entry) != DOVETAIL_OK || entry.data == NULL ||
+	    (entry.flags & DOVETAIL_ENTRY_PENDING) != 0 ||
+	    crypt_value_open(ring, wire, entry.data, entry.size, CRYPT_ACCEPT_LIVE, &value, &error) != DOVETAIL_OK)
+		return false;
+	own = memcmp(value.device, known->device, CRYPT_DEVICE_SIZE) == 0;
+	*counter_r = value.counter;
+	crypt_value_free(&value);
+	return own;
+}
+
 /* The next counter is drawn, and kept in the transaction that queues what has it. */
 static enum dovetail_status
-counter_draw(struct crypt_context *context, const char *subtree, const char *mailbox, const char *wire, struct crypt_known *known_r)
+counter_draw(struct crypt_context *context, const struct crypt_ring *ring, const char *mailbox, const char *wire,
+	     struct crypt_known *known_r)
 {
 	struct crypt_seen seen;
-	enum dovetail_status status = crypt_known_get(context, subtree, known_r);
-	uint64_t now = now_ms();
+	enum dovetail_status status = crypt_known_get(context, ring->subtree, known_r);
+	uint64_t now = now_ms(), there;
 
 	if (status != DOVETAIL_OK)
 		return status;
 	known_r->counter = now > known_r->counter ? now : known_r->counter + 1;
-	status = crypt_known_set(context, subtree, known_r);
+	status = crypt_known_set(context, ring->subtree, known_r);
 	if (status == DOVETAIL_OK)
 		status = crypt_seen_get(context, mailbox, wire, &seen);
 	if (status == DOVETAIL_OK) {
-		/* what we have written before is what was there last, or older; while it waits, nothing is known */
-		if (seen.own != 0 && !replica_is_pending(context->replica, mailbox, wire))
-			seen_add(&seen, known_r->device, seen.own);
+		if (own_is_there(context, ring, known_r, mailbox, wire, &there))
+			seen_add(&seen, known_r->device, there - 1);
 		seen.own = known_r->counter;
 		seen.ahead = true;
 		status = crypt_seen_set(context, mailbox, wire, &seen);
@@ -103,7 +123,7 @@ codec_encode(void *_context, const char *mailbox, const char *name, const void *
 	if (status != DOVETAIL_OK)
 		return replica_fail(context->replica, status, "%s: %s", name, error);
 	coded_r->name = context->wire;
-	status = counter_draw(context, subtree->name, mailbox, context->wire, &known);
+	status = counter_draw(context, subtree->ring, mailbox, context->wire, &known);
 	if (status != DOVETAIL_OK || data == NULL)
 		return status;
 	put_octets(value.device, known.device, CRYPT_DEVICE_SIZE);

@@ -395,7 +395,14 @@ static void converting(struct devices *f, bool hide)
 	device_reopen(&f->b);
 	assert_int_equal(unlock(f, &f->b, 0), DOVETAIL_OK);
 	assert_null(strstr(all(f->b.replica), "00=old"));
+	/* also while a write waits */
+	put(f->b.replica, "", S "/00", "newer");
+	server_put(&f->server, "", S "/00", "older");
+	notices(&f->b);
+	catch_up(f, &f->b);
+	assert_string_equal(notices(&f->b), "rollback " S "/00;");
 	device_sync(f, &f->b);
+	assert_null(strstr(all(f->b.replica), "00=old"));
 	device_sync(f, &f->a);
 	assert_null(strstr(all(f->a.replica), "00=old"));
 	assert_string_equal(get(f->a.replica, "", S "/77"), "other");
