@@ -6,11 +6,8 @@ import os
 import signal
 import time
 
-import pytest
-
 from cli import PREFIX, Machine
 from harness.server import BUILD
-from proxy import Proxy
 
 # see mirror-fault.c
 FAULT = os.path.join(BUILD, "tests/client/libmirror_fault.so")
@@ -126,32 +123,6 @@ class Device(Machine):
                 value = entry["value"].encode() if "value" in entry else base64.b64decode(entry["base64"])
                 out[entry["entry"][len(PREFIX):]] = value
         return out
-
-
-@pytest.fixture
-def network(server):
-    """What is between devices(name, on=network) and the server, and can go down."""
-    with Proxy(server.port) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def devices(server, user, tmp_path):
-    """Makes devices of one account (of this server, if it is not the tests' common one); live mirrors are ended."""
-    made = []
-
-    def make(name, on=server, **keys):
-        made.append(Device(tmp_path / name, on, user, **keys))
-        return made[-1]
-    yield make
-    for device in made:
-        if device.process is not None:
-            device.kill()
-
-
-@pytest.fixture
-def pair(devices):
-    return devices("a"), devices("b")
 
 
 def turns(*devices):

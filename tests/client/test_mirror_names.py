@@ -2,8 +2,11 @@
 
 import os
 import socket
+import subprocess
 
-from cli import SYSTEM
+import pytest
+
+from cli import FAILED, SYSTEM
 from mirror import begin, end, turns, until
 
 NAMES = [b"README", b"Makefile.AM", b"a b", b"=3d", b"^x", b"100%", b"*", b"\xc3\xa4\xf0\x9f\x98\x80", b"\xff\xfe", b"tab\there",
@@ -184,3 +187,30 @@ def test_folder_of_ours_may_be_no_link(devices, tmp_path):
     os.symlink(tmp_path / "elsewhere", a.path(".dovetail"))
     a.once(code=SYSTEM)
     assert os.listdir(tmp_path / "elsewhere") == []
+
+
+def test_folder_that_cannot_be_read_is_told_and_removes_nothing(pair):
+    a, b = pair
+    a.write("d/x", "1")
+    a.write("y", "2")
+    turns(a, b)
+    # for root, too
+    bound = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.getuid() == 0 else []
+    os.chmod(a.path("d"), 0)
+    try:
+        if bound and subprocess.run(bound + ["ls", a.path("d")], capture_output=True).returncode == 0:
+            pytest.skip("setpriv does not help")
+        a.write("y", "3")
+        done = subprocess.run(bound + ["dovetail", "mirror", "--once", a.folder], env=a.env, capture_output=True, text=True)
+        assert done.returncode == FAILED
+        assert "dovetail: d: Permission denied\n" in done.stderr and "d/x: Permission denied; it is tried again\n" in done.stderr
+    finally:
+        os.chmod(a.path("d"), 0o755)
+    b.once()
+    assert b.files() == {b"d/x": b"1", b"y": b"3"}
+    # one in which nothing was in step yet
+    os.mkdir(a.path("e"), 0)
+    done = subprocess.run(bound + ["dovetail", "mirror", "--once", a.folder], env=a.env, capture_output=True, text=True)
+    assert done.returncode == FAILED
+    assert done.stderr == "dovetail: e: Permission denied\ndovetail: 1 folders could not be read\n"
+    os.rmdir(a.path("e"))
