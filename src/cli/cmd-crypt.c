@@ -84,10 +84,14 @@ secret_get(struct cli *cli, const struct secret_options *options, const char *su
 	return ret;
 }
 
-/* The result of a function of the library, and what it has written is sent. */
-static int send_result(struct cli *cli, enum dovetail_status status, const char *subtree)
+/* The secret could not be used: a key file that was made for it would be in the way the next time. Returns the exit code. */
+static int secret_unused(struct cli *cli, enum dovetail_status status, const struct secret_options *options, const char *subtree)
 {
-	return status == DOVETAIL_OK ? cli_sync(cli, CLI_TO_WRITE, NULL) : cli_fail(cli, status, subtree);
+	int ret = cli_fail(cli, status, subtree);
+
+	if (options->create)
+		unlink(options->key_file);
+	return ret;
 }
 
 /* ---- The account file ---- */
@@ -160,7 +164,7 @@ note_and_send(struct cli *cli, enum dovetail_status status, const struct secret_
 	int note, ret;
 
 	if (status != DOVETAIL_OK)
-		return cli_fail(cli, status, subtree);
+		return secret_unused(cli, status, options, subtree);
 	note = note_secret(cli, options, subtree, stale);
 	ret = cli_sync(cli, CLI_TO_WRITE, NULL);
 	return ret != CLI_OK ? ret : note;
@@ -261,11 +265,15 @@ static int secret_run(struct cli *cli, const struct secret_options *from, const 
 		status = dovetail_secret_each(cli->replica, subtree, print_secret, NULL);
 		return status == DOVETAIL_OK ? CLI_OK : cli_fail(cli, status, subtree);
 	}
-	if (strcmp(what, "remove") == 0)
-		return send_result(cli, dovetail_secret_remove(cli->replica, subtree, label), subtree);
+	if (strcmp(what, "remove") == 0) {
+		status = dovetail_secret_remove(cli->replica, subtree, label);
+		return status == DOVETAIL_OK ? cli_sync(cli, CLI_TO_WRITE, NULL) : cli_fail(cli, status, subtree);
+	}
 	ret = secret_get(cli, from, subtree, true, &secret, &passphrase);
-	if (ret == CLI_OK)
-		ret = send_result(cli, dovetail_secret_add(cli->replica, subtree, label, &secret), subtree);
+	if (ret == CLI_OK) {
+		status = dovetail_secret_add(cli->replica, subtree, label, &secret);
+		ret = status == DOVETAIL_OK ? cli_sync(cli, CLI_TO_WRITE, NULL) : secret_unused(cli, status, from, subtree);
+	}
 	cli_secret_free(passphrase);
 	return ret;
 }

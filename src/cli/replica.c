@@ -168,7 +168,11 @@ static int key_secret(struct cli *cli, struct cli_key *key, struct dovetail_secr
 
 	memset(secret_r, 0, sizeof(*secret_r));
 	secret_r->key_file = key->file;
-	if (key->command == NULL)
+	if (key->file != NULL && access(key->file, R_OK) < 0) {
+		cli_fail_errno(cli, key->file);
+		return CLI_LOCKED;
+	}
+	if (key->file != NULL)
 		return CLI_OK;
 	if (key->passphrase == NULL)
 		ret = cli_secret_command(cli, key->command, &key->passphrase);

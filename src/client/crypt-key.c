@@ -1,5 +1,5 @@
-/* End-to-end encryption: what a passphrase or a key file gives, key files themselves, and the text form of what is sealed. Called by the
-   other crypt-*.c; owns nothing. */
+/* End-to-end encryption: what a passphrase or a key file gives, key files themselves, and the text form of what is sealed.
+   Called by the other crypt-*.c; owns nothing. */
 
 #include "crypt-private.h"
 
@@ -40,7 +40,8 @@ bool crypt_begin(const struct crypt_env **env, const char **error_r)
 	return true;
 }
 
-void crypt_derive(const uint8_t key[CRYPT_KEY_SIZE], const char *purpose, const void *more, size_t more_size, uint8_t *out, size_t n)
+void crypt_derive(const uint8_t key[CRYPT_KEY_SIZE], const char *purpose, const void *more, size_t more_size, uint8_t *out,
+		  size_t n)
 {
 	crypto_generichash_state state;
 
@@ -96,7 +97,8 @@ static enum dovetail_status key_file_read(int fd, char *text, size_t size, uint8
 	while (got > 0 && (text[got - 1] == '\n' || text[got - 1] == '\r' || text[got - 1] == '='))
 		got--;
 	if (got == size ||
-	    sodium_base642bin(octets, CRYPT_KEY_SIZE, text, got, NULL, &key_size, NULL, sodium_base64_VARIANT_ORIGINAL_NO_PADDING) < 0 ||
+	    sodium_base642bin(octets, CRYPT_KEY_SIZE, text, got, NULL, &key_size, NULL,
+			      sodium_base64_VARIANT_ORIGINAL_NO_PADDING) < 0 ||
 	    key_size != CRYPT_KEY_SIZE)
 		return crypt_fail(error_r, DOVETAIL_INVALID, "the key file does not have 32 octets in base64");
 	return DOVETAIL_OK;

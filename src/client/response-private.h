@@ -1,8 +1,8 @@
 #ifndef CLIENT_RESPONSE_PRIVATE_H
 #define CLIENT_RESPONSE_PRIVATE_H
 
-/* The parser's insides: response.c (octets to lines), response-metadata.c (METADATA's strings), response-status.c (lines that are read
-   as a whole). */
+/* The parser's insides: response.c (octets to lines), response-metadata.c (METADATA's strings), response-status.c (lines that
+   are read as a whole). */
 
 #include <sys/types.h>
 

@@ -1,6 +1,7 @@
-/* Octets from a server to callbacks (response.h): a state machine that takes one octet at a time, or a run of them where they are only
-   counted or handed on, so that it does not matter how they were cut. It owns one buffer, for the name or the line that is being read.
-   What it cannot use is skipped with its literals. METADATA is response-metadata.c's, the text of status responses response-status.c's. */
+/* Octets from a server to callbacks (response.h): a state machine that takes one octet at a time, or a run of them where they
+   are only counted or handed on, so that it does not matter how they were cut. It owns one buffer, for the name or the line that
+   is being read. What it cannot use is skipped with its literals. METADATA is response-metadata.c's, the text of status
+   responses response-status.c's. */
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,8 +1,8 @@
 #ifndef RESPONSE_LOG_H
 #define RESPONSE_LOG_H
 
-/* The callbacks of the response parser as a text, for its unit test and its fuzzer: the same octets give the same text, however they were
-   cut. It also holds the parser to the order that response.h promises. */
+/* The callbacks of the response parser as a text, for its unit test and its fuzzer: the same octets give the same text, however
+   they were cut. It also holds the parser to the order that response.h promises. */
 
 #include <stdio.h>
 #include <stdlib.h>

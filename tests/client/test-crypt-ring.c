@@ -183,7 +183,8 @@ static void test_real_limits(void **state)
 
 static void test_slots(void **state)
 {
-	static const char *const bad_labels[] = { "", "a\nb", "\x7f", "\xff", "\xc3", "\xc0\x80", "\xed\xa0\x80", "\xc2\x85", "first",
+	static const char *const bad_labels[] = { "", "a\nb", "\x7f", "\xff", "\xc3", "\xc0\x80", "\xed\xa0\x80", "\xc2\x85",
+						  "first",
 		"12345678901234567890123456789012345678901234567890123456789012345" };
 	struct crypt_ring *ring = test_ring(false), *again;
 	char passphrase[32], label[16], *text;

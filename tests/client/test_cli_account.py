@@ -1,6 +1,7 @@
 """The account file and dovetail login: what they take, and bad files, values and directories of each kind."""
 
 import os
+import pwd
 import stat
 
 import pytest
@@ -181,8 +182,10 @@ def test_config_by_path(machine, tmp_path):
 
 
 def test_without_home(machine):
-    done = machine.run("status", code=None, env={"HOME": ""})
-    assert done.returncode == CONFIG and b"Panic" not in done.stderr
+    """That of the user database is taken."""
+    home = pwd.getpwuid(os.getuid()).pw_dir
+    error = machine.error(CONFIG, "status", "-a", "no.such", env={"HOME": ""})
+    assert error.startswith("there is no account no.such (%s/.config/dovetail/no.such.conf); " % home)
 
 
 def test_each_user_and_server_has_a_replica(machine):

@@ -1,5 +1,6 @@
 """dovetail get, set, rm, ls, export, import, status, sync: two machines with one account, and bad arguments."""
 
+import base64
 import json
 import os
 import re
@@ -113,6 +114,26 @@ def test_json_does_nothing_to_a_terminal(one, tmp_path):
     state = os.fsencode(tmp_path) + b"/\xff"
     status, = one.lines("status", "--json", env={b"XDG_STATE_HOME": state})
     assert status["replica"].startswith("%s/\ufffd/" % tmp_path)
+
+
+@pytest.mark.parametrize("octets", [b"\x7f", b"\xc2\x80", b"\xdf\xbf", b"\xe0\xa0\x80", b"\xed\x9f\xbf", b"\xee\x80\x80",
+                                    b"\xf0\x90\x80\x80", b"\xf4\x8f\xbf\xbf", b"\x80", b"\xc1\xbf", b"\xc3", b"\xe0\x9f\xbf",
+                                    b"\xe2\x82", b"\xed\xa0\x80", b"\xed\xbf\xbf", b"\xf0\x8f\xbf\xbf", b"\xf4\x90\x80\x80",
+                                    b"\xf5\x80\x80\x80", b"\xff", b"\x00"])
+def test_what_is_text_in_json(tmp_path, octets):
+    """UTF-8 as RFC 3629 has it (Python's decoder knows that as well), without NULs."""
+    machine = Machine(tmp_path)
+    machine.account(host="h", user="u")
+    machine.run("set", "--offline", "a", input=b"a" + octets)
+    entry, = machine.lines("get", "--offline", "--json", "a")
+    try:
+        text = octets.decode()
+    except UnicodeDecodeError:
+        text = None
+    if text is None or text == "\0":
+        assert base64.b64decode(entry["base64"]) == b"a" + octets and "value" not in entry
+    else:
+        assert entry["value"] == "a" + text and "base64" not in entry
 
 
 def test_mailboxes(one, two):
@@ -357,6 +378,15 @@ def test_export_and_import(one, two, server, tmp_path, user):
     # and what doveadm writes, with its numbers
     doveadm = server.doveadm("metasync", "export", "-u", user + "-c").stdout
     assert other.out("import", input=doveadm) == "set: 0, removed: 0, the same: 4, of other users: 0\n"
+
+
+def test_all_octets_and_characters_come_through(one, two, tmp_path, server, user):
+    values = [bytes(range(256)), bytes(range(1, 128)), "".join(map(chr, range(1, 0x3000))).encode(), b"\0", b"\\u0000\"", b"\xed\xa0\x80"]
+    for i, value in enumerate(values):
+        one.run("set", "--offline", "v%d" % i, input=value)
+    other = Machine(tmp_path / "other", server, user + "-b")
+    other.out("import", input=one.run("export").stdout)
+    assert [other.run("get", "--offline", "v%d" % i).stdout for i in range(len(values))] == values
 
 
 def test_import_removes_and_counts(one, two):

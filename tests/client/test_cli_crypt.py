@@ -70,10 +70,13 @@ def test_key_files(one, two):
     two.out("unlock", "notes", "--key-file", one.home + "/key")
     assert two.out("get", "notes/a") == "1"
     # not over one that is there
-    assert one.run("secret", "add", "notes", "x", "--key-file", "key", "--create-key-file",
-                   code=None).returncode != OK
+    assert "File exists" in one.error(FAILED, "secret", "add", "notes", "x", "--key-file", "key", "--create-key-file")
+    # one that was made for nothing is removed again
+    one.error(USAGE, "encrypt", "/private", "--key-file", "other", "--create-key-file")
+    one.error(USAGE, "secret", "add", "notes", "", "--key-file", "other", "--create-key-file")
+    assert not os.path.exists(one.home + "/other")
     os.remove(one.home + "/key")
-    one.run("get", "notes/a", code=None)
+    assert "No such file" in one.error(LOCKED, "get", "notes/a")
 
 
 def test_secrets(one, two):

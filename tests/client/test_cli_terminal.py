@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import termios
 
 import pytest
 
@@ -57,9 +58,12 @@ def test_ctrl_c_at_the_question(asked):
     terminal = Terminal(asked, "get", "a")
     terminal.await_text("password of")
     terminal.await_echo(False)
+    # who stops it there and goes on would type with echo
+    assert termios.tcgetattr(terminal.fd)[6][termios.VSUSP] == b"\0"
     terminal.type("\x03")
     # the terminal is as it was
     terminal.await_echo(True)
+    assert termios.tcgetattr(terminal.fd)[6][termios.VSUSP] == b"\x1a"
     code, _ = terminal.end()
     assert code == 128 + signal.SIGINT
 

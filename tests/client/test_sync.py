@@ -1,52 +1,13 @@
 """libdovetail's sync against a real Dovecot: what is on one device comes to the other, whatever happens in between."""
 
 import os
+import re
 
 import pytest
 
 from drive import NOT_HERE, PENDING, REFUSED, Driver
 from harness.imap import PATIENCE
-
-ROOT = "/private/vendor/t"
-A, B, C = ("%s/%s" % (ROOT, c) for c in "abc")
-ALL = bytes(range(256))
-LARGE = os.urandom(1024 * 1024)
-
-
-@pytest.fixture
-def driver():
-    with Driver() as d:
-        yield d
-
-
-@pytest.fixture
-def other(client, user):
-    """Another device of the user, raw."""
-    return Other(client(user))
-
-
-class Other:
-    def __init__(self, client):
-        self.client = client
-
-    def put(self, *writes, mailbox=b'""'):
-        """(entry, bytes or None) …"""
-        body = b" ".join(b"%s %s" % (entry.encode(), b"NIL" if value is None else b"~{%d+}\r\n%s" % (len(value), value))
-                         for entry, value in writes)
-        answer = self.client.command(b"XMETASET %s (%s)" % (mailbox, body))[-1].line
-        assert b" OK [XMETASET (" in answer, answer
-
-    def get(self, entry, mailbox=b'""'):
-        for response in self.client.command(b"GETMETADATA %s (%s)" % (mailbox, entry.encode())):
-            if response.tag == b"*" and b" METADATA " in response.line:
-                return response.parsed[3][1]
-        return None
-
-
-def live(driver, name, server, user, **options):
-    driver.sync(name, server, user, **options)
-    driver.state("live", replica=name)
-
+from syncing import A, ALL, B, C, LARGE, ROOT, live, settled
 
 # -- what comes
 
@@ -58,6 +19,23 @@ def test_first_sync(driver, server, user, other):
     assert [e["reset"] for e in driver.seen("consistent")] == [False]
     assert {e["name"] for e in driver.seen("change")} == {A, B, C}
     assert not driver.seen("notice")
+
+
+def test_progress(driver, server, user, other):
+    """A long catch-up is told bit by bit: what has come in this connection, and what is still to be sent."""
+    for n in range(5):
+        other.put(*(("%s/%d/%d" % (ROOT, n, i), LARGE[:8000]) for i in range(100)))
+    driver.open()
+    driver.set("r", ("", A, b"mine"))
+    driver.once("r", server, user)
+    told = [(e["bytes"], e["entries"]) for e in driver.seen("progress")]
+    assert len(told) > 5 and told == sorted(told)
+    # 256 KiB are read at a time
+    assert told[0][1] < 100 and told[-1][1] == 500 and 500 * 8000 < told[-1][0] < 500 * 9000
+    assert driver.seen("progress")[0]["writes"] == 1
+    driver.log.clear()
+    driver.once("r", server, user)
+    assert not driver.seen("progress"), "nothing has come"
 
 
 def test_nothing_there(driver, server, user):
@@ -120,13 +98,23 @@ def test_two_replicas(driver, server, user):
     assert {e["name"] for e in driver.seen("change", replica="a")} == {ROOT + "/by-b"}
 
 
+def test_descriptors_are_for_nobody_else(driver, server, user):
+    """What the caller starts at any time inherits neither the connection nor the replica. (libcurl has a pair of sockets to
+    wake itself, which leads nowhere.)"""
+    driver.open()
+    live(driver, "r", server, user)
+    folder = "/proc/%d/fd/" % driver.process.pid
+    with open("/proc/net/unix") as f:
+        pairs = {"socket:[%s]" % line.split()[6] for line in f}
+    ours = [fd for fd in os.listdir(folder) if int(fd) > 2 and os.readlink(folder + fd) not in pairs]
+    assert len(ours) > 5
+    for fd in ours:
+        with open("/proc/%d/fdinfo/%s" % (driver.process.pid, fd)) as f:
+            flags = int(re.search(r"^flags:\s*([0-7]+)$", f.read(), re.M).group(1), 8)
+        assert flags & os.O_CLOEXEC, os.readlink(folder + fd)
+
+
 # -- what goes
-
-def settled(driver, name="r"):
-    """Waits until nothing is left to be sent."""
-    while driver("counts", name)["pending"]:
-        driver.wait("consistent", replica=name)
-
 
 def test_own_writes(driver, server, user, other):
     driver.open()
@@ -499,6 +487,17 @@ def test_limits_of_the_replica(driver, server, user, other, option, status):
     assert len(driver.list()) == (10 if status == "ok" else 0)
     if status != "ok":
         driver.state("failed", status="limit")
+
+
+@pytest.mark.parametrize("option", [{"max_entries": 9}, {"max_bytes": 300}])
+def test_limits_of_what_comes_bit_by_bit(driver, server, user, other, option):
+    driver.open()
+    live(driver, "r", server, user, **option)
+    for n in range(20):
+        other.put((ROOT + "/m%d" % n, b"x" * 20))
+    ended = driver.wait("ended")
+    assert ended["status"] == "limit" and "are allowed" in ended["text"]
+    assert driver.once("r", server, user, status="limit", **option)
 
 
 # -- the account

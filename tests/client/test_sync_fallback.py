@@ -4,7 +4,7 @@ import pytest
 
 from drive import NOT_HERE, Driver
 from proxy import Proxy
-from test_sync import A, ALL, B, C, LARGE, ROOT, settled
+from syncing import A, ALL, B, C, LARGE, ROOT, Other, settled
 
 HOUR = 3600000
 
@@ -23,33 +23,8 @@ namespace public {
 
 
 @pytest.fixture
-def driver():
-    with Driver() as d:
-        yield d
-
-
-@pytest.fixture
 def other(stock, user):
-    return Other(stock.login(user))
-
-
-class Other:
-    """Another device of the user, raw, on a server that has METADATA only."""
-
-    def __init__(self, client):
-        self.client = client
-
-    def put(self, *writes, mailbox=b'""'):
-        body = b" ".join(b"%s %s" % (entry.encode(), b"NIL" if value is None else b"{%d+}\r\n%s" % (len(value), value))
-                         for entry, value in writes)
-        answer = self.client.command(b"SETMETADATA %s (%s)" % (mailbox, body))[-1].line
-        assert b" OK " in answer, answer
-
-    def get(self, entry, mailbox=b'""'):
-        for response in self.client.command(b"GETMETADATA %s (%s)" % (mailbox, entry.encode())):
-            if response.tag == b"*" and b" METADATA " in response.line:
-                return response.parsed[3][1]
-        return None
+    return Other(stock.login(user), b"SETMETADATA", b"{%d+}\r\n%s", b" OK ")
 
 
 def test_comes_and_goes(driver, stock, user, other):
@@ -84,6 +59,20 @@ def test_told_once(driver, stock, user):
         driver.state("polling")
         assert len(driver.seen("notice", notice="fallback")) == 1
         driver("free", "r")
+
+
+def test_lost_acknowledgement(driver, stock, user, other):
+    """Written, but the answer did not arrive: that is no conflict."""
+    driver.open()
+    driver.set("r", ("", A, b"mine"), ("", B, b"mine"))
+    with Proxy(stock.port) as proxy:
+        proxy.lose = b"OK Setmetadata completed"
+        driver.once("r", proxy.port, user, status="network")
+    assert other.get(A) == other.get(B) == b"mine", "it is there"
+    assert driver("counts", "r")["pending"]
+    driver.once("r", stock, user)
+    assert driver("counts", "r")["pending"] == 0 and driver.list() == {("", A): b"mine", ("", B): b"mine"}
+    assert not driver.seen("conflict") and not driver.seen("change")
 
 
 def test_everything(driver, stock, user, other):

@@ -9,7 +9,7 @@ import pytest
 from drive import Driver
 from harness.imap import PATIENCE
 from script import MARK, Connection, Script, literal
-from test_sync import A, B, C, ROOT, settled
+from syncing import A, B, C, ROOT, settled
 
 # a client that has all of a reasonable account in memory is far above this;
 # more where something looks at each octet of memory
@@ -378,6 +378,26 @@ def test_polling(driver, reply, status):
         script.serve = polling(reply)
         driver.once("r", script.port, "u", status=status)
         assert driver.list() == ({} if status == "ok" else {("", A): b"x"})
+
+
+def test_a_write_that_cannot_be_compared_waits(driver):
+    """What others have is looked at before it is written over; without an answer nothing is written."""
+    asked = []
+
+    def serve(connection):
+        connection.capability(b"METADATA LITERAL+")
+        while True:
+            tag, word = connection.line().split(b" ", 2)[:2]
+            asked.append(word)
+            connection.send(tag + (b" NO [UNAVAILABLE] Later.\r\n" if len(asked) == 2 else b" OK Done.\r\n"))
+    driver.set("r", ("", A, b"mine"))
+    with Script(serve) as script:
+        assert "refuses to read" in driver.once("r", script.port, "u", status="network")["text"]
+        assert asked == [b"GETMETADATA", b"GETMETADATA"]
+        assert driver("counts", "r")["pending"] == 1
+        driver.once("r", script.port, "u")
+        assert asked[2:5] == [b"GETMETADATA", b"GETMETADATA", b"SETMETADATA"]
+        assert driver("counts", "r")["pending"] == 0
 
 
 def test_lists_without_end(driver):
