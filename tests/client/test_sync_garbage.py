@@ -326,6 +326,17 @@ def test_modified_shows_strange_things(driver):
         assert driver.list() == {("", A): b"mine"}
 
 
+def test_modified_shows_large_things(driver):
+    """What others have written in place of a set is not collected until its answer comes."""
+    names = ["%s/m%d" % (ROOT, n) for n in range(8)]
+    large = b"~{%d}\r\n%s" % (15 << 20, b"x" * (15 << 20))
+    with Script(writes(b"".join(entry(name, large) for name in names) + b"TAG NO [XMETASET MODIFIED (7 3)] Others.\r\n",
+                       OK)) as script:
+        driver.set("r", *[("", name, b"mine") for name in names])
+        driver.once("r", script.port, "u")
+        assert driver("counts", "r")["pending"] == 0
+
+
 @pytest.mark.parametrize("capability, waits", [(b"XMETASYNC", b"{5000}"), (b"XMETASYNC LITERAL-", b"{5000}"),
                                                (b"XMETASYNC LITERAL+", b"{5000+}")])
 def test_literals(driver, capability, waits):
