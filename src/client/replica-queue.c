@@ -183,6 +183,9 @@ static enum dovetail_status set_no_flight(struct dovetail *replica, int64_t id)
 	return status == DOVETAIL_OK ? replica_queue_encode_again(replica) : status;
 }
 
+/* A resolve() that itself writes the entry anew each time is asked so often, then the rule decides. */
+#define RESOLVE_MAX 100
+
 enum next { NEXT_GIVE, NEXT_GONE, NEXT_AGAIN, NEXT_SKIP, NEXT_WAIT };
 
 /* Solves the set, outside of a transaction, and stores what came of it. */
@@ -283,6 +286,7 @@ replica_queue_next(struct dovetail *replica, int64_t after, enum dovetail_rule r
 	struct replica_meta meta;
 	enum dovetail_status status;
 	enum next next = NEXT_WAIT;
+	unsigned int again = 0;
 
 	for (;;) {
 		status = set_candidate(replica, after, &meta, &set);
@@ -290,11 +294,12 @@ replica_queue_next(struct dovetail *replica, int64_t after, enum dovetail_rule r
 			return replica_fail(replica, status, "no change set can be sent now");
 		if (status != DOVETAIL_OK)
 			return status;
-		status = set_prepare(replica, set, &meta, rule, resolve, context, &next);
+		status = set_prepare(replica, set, &meta, rule, again < RESOLVE_MAX ? resolve : NULL, context, &next);
 		if (status == DOVETAIL_OK && next == NEXT_GIVE)
 			break;
 		if (next == NEXT_SKIP)
 			after = set->id;
+		again = next == NEXT_AGAIN ? again + 1 : 0;
 		replica_set_free(set);
 		if (status != DOVETAIL_OK)
 			return status;

@@ -1,4 +1,5 @@
-/* What comes from the server, until its marker and at it, one rule at a time; the model (test-replica-model.c) mixes them. */
+/* What comes from the server, until its marker and at it, and what it says that it takes, one rule at a time; the model
+   (test-replica-model.c) mixes them. */
 
 #include "replica-test.h"
 
@@ -223,11 +224,45 @@ static void test_not_here(void **state)
 	assert_string_equal(changed(f), " a=?;");
 }
 
+/* What the server takes, as it says; what it does not say, or says in a way that is none, is no limit. */
+static void test_limits(void **state)
+{
+	static const char *const none[] = { "", "VALUE", "VALUE x", "VALUE 0", "VALUE 99999999999999999999", "VALUE -1", "VALUE 3x",
+		"XVALUE 3", "NAME VALUE 3x", "SET 1 VALUES 3" };
+	struct fixture *f = *state;
+	struct dovetail_changes *changes;
+	char longer[200];
+
+	put(f->replica, "", BELOW "a", "1234");
+	must(f->replica, replica_limits_set(f->replica, "VALUE 3 ENTRIES 1 BYTES 1 NAME 100 SET 1"));
+	expect(f->replica, dovetail_set(f->replica, "", BELOW "b", "1234", 4), DOVETAIL_LIMIT,
+	       BELOW "b has 4 octets, the server takes 3");
+	reopen(f);
+	expect(f->replica, dovetail_set(f->replica, "", BELOW "b", "1234", 4), DOVETAIL_LIMIT,
+	       BELOW "b has 4 octets, the server takes 3");
+	put(f->replica, "", BELOW "b", "123");
+	must(f->replica, dovetail_unset(f->replica, "", BELOW "a"));
+	(void)snprintf(longer, sizeof(longer), BELOW "%0*d", 101 - (int)strlen(BELOW), 0);
+	expect(f->replica, dovetail_set(f->replica, "", longer, "1", 1), DOVETAIL_LIMIT, " has 101 octets, the server takes 100");
+	must(f->replica, dovetail_changes_begin(f->replica, &changes));
+	must(f->replica, dovetail_changes_add(changes, "", BELOW "a", "1", 1));
+	must(f->replica, dovetail_changes_add(changes, "", BELOW "b", "1", 1));
+	expect(f->replica, dovetail_changes_commit(changes), DOVETAIL_LIMIT, "the change set has 2 entries, the server takes 1");
+	assert_string_equal(get(f->replica, "", BELOW "a"), "-");
+	for (unsigned int i = 0; i < sizeof(none) / sizeof(none[0]); i++) {
+		must(f->replica, replica_limits_set(f->replica, none[i]));
+		put(f->replica, "", BELOW "c", i % 2 == 0 ? "even" : "odd");
+	}
+	must(f->replica, replica_limits_set(f->replica, "VALUE 3"));
+	must(f->replica, replica_limits_set(f->replica, NULL));
+	put(f->replica, "", BELOW "c", "1234");
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, fixture_setup, fixture_teardown)
 	const struct CMUnitTest tests[] = {
-		TEST(staging), TEST(drop_fails), TEST(staged_large), TEST(snapshot), TEST(older_state), TEST(not_here)
+		TEST(staging), TEST(drop_fails), TEST(staged_large), TEST(snapshot), TEST(older_state), TEST(not_here), TEST(limits)
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
