@@ -166,6 +166,8 @@ enum dovetail_status replica_connect(struct dovetail *replica, bool readonly, sq
 
 /* -- replica-sync.c */
 enum dovetail_status replica_wake_open(struct dovetail *replica);
+/* REPLICA if our lock is on a file that others do not find: another process may synchronize, too. */
+enum dovetail_status replica_sync_check(struct dovetail *replica);
 /* Tells the handle that syncs that there is something in the queue, or that there are other parts. */
 void replica_wake(struct dovetail *replica);
 

@@ -34,6 +34,13 @@ void replica_stage_free(struct dovetail *replica)
 	replica->staged_allocated = 0;
 }
 
+static enum dovetail_status stage_begin(struct dovetail *replica)
+{
+	enum dovetail_status status = replica_sync_check(replica);
+
+	return status == DOVETAIL_OK ? replica_begin(replica, true) : status;
+}
+
 /* In a transaction. */
 static enum dovetail_status drop(struct dovetail *replica)
 {
@@ -73,7 +80,7 @@ static enum dovetail_status buffer_flush(struct dovetail *replica)
 
 	if (replica->staged_count == 0)
 		return DOVETAIL_OK;
-	status = replica_begin(replica, true);
+	status = stage_begin(replica);
 	if (status == DOVETAIL_OK)
 		status = replica_end(replica, buffer_store(replica));
 	if (status == DOVETAIL_OK)
@@ -128,7 +135,7 @@ enum dovetail_status replica_stage_snapshot(struct dovetail *replica)
 	enum dovetail_status status;
 
 	buffer_clear(replica);
-	status = replica_begin(replica, true);
+	status = stage_begin(replica);
 	if (status != DOVETAIL_OK)
 		return status;
 	status = replica_run(replica, "stage", "DELETE FROM stage", "");
@@ -147,7 +154,7 @@ enum dovetail_status replica_stage_partial(struct dovetail *replica, const char 
 
 	if (!replica_position_parse(mark, true, &position))
 		return replica_fail(replica, DOVETAIL_PROTOCOL, "\"%.100s\" is no mark", mark);
-	status = replica_begin(replica, true);
+	status = stage_begin(replica);
 	if (status != DOVETAIL_OK)
 		return status;
 	status = replica_parts_load(replica);
@@ -176,7 +183,7 @@ enum dovetail_status replica_stage_drop(struct dovetail *replica)
 	status = replica_number(replica, "drop", &any, "SELECT (snapshot = 1 AND partial = '') OR"
 		" EXISTS(SELECT 1 FROM stage WHERE id > meta.partial_id) FROM meta WHERE one = 1", "");
 	if (status == DOVETAIL_OK && any != 0) {
-		status = replica_begin(replica, true);
+		status = stage_begin(replica);
 		if (status == DOVETAIL_OK)
 			status = replica_end(replica, drop(replica));
 	}
@@ -477,7 +484,7 @@ replica_stage_consistent(struct dovetail *replica, const char *mark, uint64_t ma
 		if (status != DOVETAIL_OK)
 			return status;
 	}
-	status = replica_begin(replica, true);
+	status = stage_begin(replica);
 	if (status != DOVETAIL_OK)
 		return status;
 	status = buffer_store(replica);

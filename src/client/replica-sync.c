@@ -35,15 +35,25 @@ enum dovetail_status replica_wake_open(struct dovetail *replica)
 	return DOVETAIL_OK;
 }
 
-/* Somebody may have removed it: the one that is there counts, for all. */
-static enum dovetail_status wake_check(struct dovetail *replica)
+static bool wake_is_there(const struct dovetail *replica)
 {
 	struct stat ours, theirs;
 
-	if (fstat(replica->wake_fd, &ours) == 0 && lstat(replica->wake_path, &theirs) == 0 && ours.st_dev == theirs.st_dev &&
-	    ours.st_ino == theirs.st_ino)
-		return DOVETAIL_OK;
-	return replica_wake_open(replica);
+	return fstat(replica->wake_fd, &ours) == 0 && lstat(replica->wake_path, &theirs) == 0 && ours.st_dev == theirs.st_dev &&
+		ours.st_ino == theirs.st_ino;
+}
+
+/* Somebody may have removed it: the one that is there counts, for all. */
+static enum dovetail_status wake_check(struct dovetail *replica)
+{
+	return wake_is_there(replica) ? DOVETAIL_OK : replica_wake_open(replica);
+}
+
+enum dovetail_status replica_sync_check(struct dovetail *replica)
+{
+	return !replica->syncing || wake_is_there(replica) ? DOVETAIL_OK :
+		replica_fail(replica, DOVETAIL_REPLICA, "%s was removed or replaced while this process synchronizes",
+			     replica->wake_path);
 }
 
 void replica_wake(struct dovetail *replica)

@@ -48,6 +48,34 @@ static void test_one_syncs(void **state)
 	close(fds[1]);
 }
 
+/* Its lock is lost with the file: what a second one stages is not mixed with what this one does. */
+static void test_lock_removed(void **state)
+{
+	struct fixture *f = *state;
+	struct dovetail *other = must_open(f->path, 0);
+	char path[320];
+	bool reset;
+
+	must(f->replica, replica_sync_begin(f->replica));
+	must(f->replica, replica_stage(f->replica, "", BELOW "a", REPLICA_VALUE, "1", 1));
+	must(f->replica, replica_stage_consistent(f->replica, "(7 1 0f)", 0, &reset));
+	must(f->replica, replica_stage(f->replica, "", BELOW "b", REPLICA_VALUE, "1", 1));
+	(void)snprintf(path, sizeof(path), "%s-wake", f->path);
+	assert_int_equal(unlink(path), 0);
+	must(other, replica_sync_begin(other));
+	must(other, replica_stage_snapshot(other));
+	expect(f->replica, replica_stage_consistent(f->replica, "(7 2 0f)", 0, &reset), DOVETAIL_REPLICA,
+	       "-wake was removed or replaced while this process synchronizes");
+	expect(f->replica, replica_stage_snapshot(f->replica), DOVETAIL_REPLICA, "-wake was removed or replaced");
+	assert_string_equal(get(f->replica, "", BELOW "a"), "1");
+	must(other, replica_stage_consistent(other, "(7 3 0f)", 0, &reset));
+	assert_string_equal(get(f->replica, "", BELOW "a"), "-");
+	replica_sync_end(f->replica);
+	expect(f->replica, replica_sync_begin(f->replica), DOVETAIL_BUSY, "another process");
+	dovetail_close(other);
+	must(f->replica, replica_sync_begin(f->replica));
+}
+
 static bool is_readable(int fd, int timeout)
 {
 	struct pollfd p = { .fd = fd, .events = POLLIN };
@@ -262,8 +290,8 @@ static void test_parts_changed(void **state)
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, fixture_setup, fixture_teardown)
-	const struct CMUnitTest tests[] = { TEST(one_syncs), TEST(wake), TEST(writers), TEST(busy), TEST(create),
-		TEST(parts_changed) };
+	const struct CMUnitTest tests[] = { TEST(one_syncs), TEST(lock_removed), TEST(wake), TEST(writers), TEST(busy),
+		TEST(create), TEST(parts_changed) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
