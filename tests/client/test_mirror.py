@@ -722,6 +722,20 @@ def test_too_large_for_the_server(make_server, tmp_path, user):
     assert b.read("large") == b"fits" and b.read("grows") == b"3"
 
 
+def test_what_was_refused_is_sent_again_at_the_next_start(make_server, tmp_path, user):
+    """The file has not changed, but there is room for it now."""
+    own = make_server(plugin={"metasync_limit_entries": "2"})
+    a, other = Device(tmp_path / "a", own, user), Device(tmp_path / "other", own, user)
+    a.run("set", "elsewhere/x", "1")
+    a.write("s/one", "1")
+    a.once("--subtree", "m")
+    a.write("s/two", "2")
+    assert "refused: " in a.once("--subtree", "m", code=REFUSED)
+    other.out("rm", "elsewhere/x")
+    a.once("--subtree", "m")
+    assert other.entries() == {"m/s/one": b"1", "m/s/two": b"2"}
+
+
 def test_caps_on_what_a_server_sends(pair):
     a, b = pair
     for n in range(5):
