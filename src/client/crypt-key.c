@@ -164,6 +164,20 @@ static bool key_file_write(int fd, const char *text, size_t size)
 	return fsync(fd) == 0;
 }
 
+/* Its place in the directory, too: what it alone opens may be on the server soon. Some directories cannot be read, or not be synced. */
+static void key_file_dir_sync(const char *path)
+{
+	const char *name = strrchr(path, '/');
+	char *dir = name == NULL ? strdup(".") : strndup(path, name - path + 1);
+	int fd = dir == NULL ? -1 : open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd >= 0) {
+		(void)fsync(fd);
+		(void)close(fd);
+	}
+	free(dir);
+}
+
 enum dovetail_status dovetail_key_file_create(const char *path, char **error_r)
 {
 	const struct crypt_env *env = NULL;
@@ -197,6 +211,8 @@ enum dovetail_status dovetail_key_file_create(const char *path, char **error_r)
 		}
 		if (status != DOVETAIL_OK)
 			(void)unlink(path);
+		else
+			key_file_dir_sync(path);
 	}
 	sodium_free(octets);
 	sodium_free(text);

@@ -1,5 +1,5 @@
-/* What the server has said it takes, kept so that a write which it would refuse fails where it is made, offline too. Numbers of entries and of octets
-   in all are not kept: they are about more than the replica covers, and the server alone can count. */
+/* What the server has said it takes, kept so that a write which it would refuse fails where it is made, offline too. Numbers of
+   entries and of octets in all are not kept: they are about more than the replica covers, and the server alone can count. */
 
 #include "replica-private.h"
 

@@ -117,8 +117,8 @@ static enum dovetail_status change_place(struct dovetail_changes *changes, const
 	return DOVETAIL_OK;
 }
 
-/* What the server would refuse. What crypt writes (raw, anew) is not held up: all of a subtree is to be encrypted. how: "", or "when
-   it is encrypted" */
+/* What the server would refuse. What crypt writes (raw, anew) is not held up: all of a subtree is to be encrypted. how: "", or
+   "when it is encrypted" */
 static enum dovetail_status
 change_check(struct dovetail_changes *changes, const struct change *change, const char *wire, size_t size, const char *how)
 {
@@ -127,18 +127,19 @@ change_check(struct dovetail_changes *changes, const struct change *change, cons
 	if (change->raw || change->anew || change->expect || change->value.kind != REPLICA_VALUE)
 		return DOVETAIL_OK;
 	if (limits->value != 0 && size > limits->value) {
-		return replica_fail(changes->replica, DOVETAIL_LIMIT, "the value of %s has %zu octets%s, the server takes %llu", change->name,
-				    size, how, (unsigned long long)limits->value);
+		return replica_fail(changes->replica, DOVETAIL_LIMIT, "the value of %s has %zu octets%s, the server takes %llu",
+				    change->name, size, how, (unsigned long long)limits->value);
 	}
 	if (limits->name != 0 && strlen(wire) > limits->name) {
-		return replica_fail(changes->replica, DOVETAIL_LIMIT, "the name %s has %zu octets%s, the server takes %llu", change->name,
-				    strlen(wire), how, (unsigned long long)limits->name);
+		return replica_fail(changes->replica, DOVETAIL_LIMIT, "the name %s has %zu octets%s, the server takes %llu",
+				    change->name, strlen(wire), how, (unsigned long long)limits->name);
 	}
 	return DOVETAIL_OK;
 }
 
 static enum dovetail_status
-change_add(struct dovetail_changes *changes, const char *mailbox, const char *_name, const void *data, size_t size, struct change change)
+change_add(struct dovetail_changes *changes, const char *mailbox, const char *_name, const void *data, size_t size,
+	   struct change change)
 {
 	struct dovetail *replica = changes->replica;
 	char name[REPLICA_NAME_MAX + 1];
@@ -230,7 +231,8 @@ static bool change_is_there(const struct change *change, enum replica_kind kind,
 		(coded->size == 0 || memcmp(coded->data, change->value.data, coded->size) == 0);
 }
 
-static enum dovetail_status effect_add(struct dovetail_changes *changes, int64_t entry_id, const struct replica_value *value, void *memory)
+static enum dovetail_status effect_add(struct dovetail_changes *changes, int64_t entry_id, const struct replica_value *value,
+				       void *memory)
 {
 	struct effect *effect;
 
@@ -257,8 +259,8 @@ entry_row(struct dovetail *replica, const char *mailbox, const char *wire, const
 		" ON CONFLICT(mailbox, wire) DO UPDATE SET name = excluded.name, hidden = excluded.hidden WHERE ?5 = 0",
 		"tttii", mailbox, wire, name, (int64_t)hidden, (int64_t)value->kind);
 	if (status == DOVETAIL_OK) {
-		status = replica_number(replica, "write", id_r, "SELECT id FROM entry WHERE mailbox = ?1 AND wire = ?2", "tt", mailbox,
-					wire);
+		status = replica_number(replica, "write", id_r, "SELECT id FROM entry WHERE mailbox = ?1 AND wire = ?2", "tt",
+					mailbox, wire);
 	}
 	return status;
 }
@@ -428,7 +430,8 @@ static enum dovetail_status set_merge(struct dovetail_changes *changes, int64_t 
 	for (i = 0; i < changes->effects_count && status == DOVETAIL_OK; i++) {
 		const struct effect *effect = &changes->effects[i];
 
-		status = replica_run(replica, "write", "UPDATE write SET kind = ?1, size = ?2, value = ?3 WHERE set_id = ?4 AND entry_id = ?5",
+		status = replica_run(replica, "write",
+				     "UPDATE write SET kind = ?1, size = ?2, value = ?3 WHERE set_id = ?4 AND entry_id = ?5",
 				     "iivii", (int64_t)effect->value.kind, (int64_t)effect->value.size, &effect->value, set,
 				     effect->entry_id);
 	}

@@ -205,6 +205,8 @@ static int keyword_end(struct response_parser *parser, bool line_end)
 		return line_begin(parser, LINE_CAPABILITY);
 	if (!parser->number && strcmp(parser->buf, "LIST") == 0 && parser->handler.list != NULL)
 		return line_begin(parser, LINE_LIST);
+	if (!parser->number && strcmp(parser->buf, "NAMESPACE") == 0 && parser->handler.name_space != NULL)
+		return line_begin(parser, LINE_NAMESPACE);
 	if (!parser->number && strcmp(parser->buf, "METADATA") == 0) {
 		parser->state = STATE_STRING;
 		parser->part = PART_MAILBOX;

@@ -39,6 +39,8 @@ enum response_value { RESPONSE_VALUE_DATA, RESPONSE_VALUE_NIL,
 	/* the entry is named only: it exists, but is not shown */
 	RESPONSE_VALUE_NOT_SHOWN };
 
+enum response_namespace { RESPONSE_NAMESPACE_PERSONAL, RESPONSE_NAMESPACE_OTHERS, RESPONSE_NAMESPACE_SHARED };
+
 /* Strings live until the callback returns. Any callback returning false stops the parser for good (response_error() is
    unchanged). A callback that is NULL is not called. A callback must not feed or free its parser. */
 struct response_handler {
@@ -62,6 +64,8 @@ struct response_handler {
 	/* "* LIST": flags separated by spaces, the mailbox as on the wire, unquoted; made safe as a status' text. If NULL, it is
 	   an other(). */
 	bool (*list)(void *context, const char *flags, const char *mailbox);
+	/* "* NAMESPACE" (RFC 2342): once for each namespace, with its prefix as the mailbox above. If NULL, it is an other(). */
+	bool (*name_space)(void *context, enum response_namespace kind, const char *prefix);
 	/* any other untagged response, at its end: its first atom (or the second, after a number), upper case. Its literals are
 	   skipped. */
 	bool (*other)(void *context, const char *keyword);

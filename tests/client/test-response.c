@@ -283,6 +283,28 @@ static void test_list(void **state)
 	response_parser_free(parser);
 }
 
+static void test_namespaces(void **state)
+{
+	static const char *const broken[] = { "", "NIL", "NIL NIL", "NIL NIL NIL ", "NIL NIL NIL NIL", "() NIL NIL", "((\"\" \"/\") NIL NIL",
+					      "((\"\" \"/\")) NIL NIL)", "(\"\" \"/\") NIL NIL", "((x \"/\")) NIL NIL", "((\"x)) NIL NIL",
+					      "((\"x\" \"/) NIL NIL" };
+	char line[64];
+	unsigned int i;
+
+	(void)state;
+	check("* NAMESPACE ((\"\" \"/\")) NIL NIL\r\n", "namespace|personal|\n");
+	check("* namespace ((\"INBOX.\" \".\")(\"a\\\\b\" NIL)) ((\"~\" \"/\")) nil\r\n",
+	      "namespace|personal|INBOX.\nnamespace|personal|a\\b\nnamespace|others|~\n");
+	/* RFC 2342's extensions; a parenthesis in a string is none */
+	check("* NAMESPACE NIL NIL ((\"#s/\" \"/\" \"X-P\" (\"a)\" \"b\") \"Y\" (\"c\"))(\"t\" \")\"))\r\n",
+	      "namespace|shared|#s/\nnamespace|shared|t\n");
+	for (i = 0; i < sizeof(broken) / sizeof(broken[0]); i++) {
+		snprintf(line, sizeof(line), "* NAMESPACE %s\r\n", broken[i]);
+		check(line, strncmp(broken[i], "((\"\"", 4) == 0 ?
+		      "namespace|personal|\nerror|a NAMESPACE response that is none\n" : "error|a NAMESPACE response that is none\n");
+	}
+}
+
 static void test_line_ends(void **state)
 {
 	(void)state;
@@ -429,7 +451,7 @@ int main(void)
 		cmocka_unit_test(test_metadata_names),
 		cmocka_unit_test(test_metadata_cut_short),
 		cmocka_unit_test(test_other),
-		cmocka_unit_test(test_list),
+		cmocka_unit_test(test_list), cmocka_unit_test(test_namespaces),
 		cmocka_unit_test(test_line_ends),
 		cmocka_unit_test(test_nul),
 		cmocka_unit_test(test_numbers),

@@ -3,7 +3,7 @@
 import os
 
 from cli import CONFIG
-from mirror import begin, conflicts, turns, until
+from mirror import conflicts, turns, until
 
 
 def test_conflict_keeps_both(pair):

@@ -11,7 +11,15 @@ HOUR = 3600000
 
 @pytest.fixture(scope="module")
 def stock(make_module_server):
-    return make_module_server(plugins=False, extra="mail_attribute_dict = file:%h/attributes\n")
+    return make_module_server(plugins=False, extra="""
+mail_attribute_dict = file:%h/attributes
+namespace public {
+  type = public
+  prefix = Public/
+  separator = /
+  location = maildir:~/public
+}
+""")
 
 
 @pytest.fixture
@@ -180,6 +188,19 @@ def test_mailboxes(driver, stock, user, other):
     driver.once("work", stock, user)
     assert other.get(B, b'"Entw&APw-rfe"') == b"2" and other.get(B, b"INBOX") == b"2"
     assert set(driver.list("work")) == {("Work", A)}
+
+
+def test_personal_mailboxes(driver, stock, user, other):
+    """Mailboxes that others share are listed, too, but not the user's own."""
+    for name in (b"Public/Box", b"Publicly"):
+        assert b" OK " in other.client.command(b"CREATE " + name)[-1].line
+        other.put((A, b"1"), mailbox=name)
+    driver.open(parts=[("personal", "", ROOT)])
+    driver.open("named", parts=[("subtree", "Public", ROOT)])
+    for name in ("r", "named"):
+        driver.once(name, stock, user)
+    assert set(driver.list()) == {("Publicly", A)}
+    assert set(driver.list("named")) == {("Public/Box", A)}
 
 
 def test_mass_removal(driver, stock, user, other):

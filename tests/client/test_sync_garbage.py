@@ -2,10 +2,12 @@
 but by a consistent state."""
 
 import os
+import threading
 
 import pytest
 
 from drive import Driver
+from harness.imap import PATIENCE
 from script import MARK, Connection, Script, literal
 from test_sync import A, B, C, ROOT, settled
 
@@ -171,6 +173,24 @@ def test_ignored(driver):
     with Script(serve) as script:
         driver.once("r", script.port, "u")
     assert driver.list() == {("", A): b"kept"}
+
+
+def test_progress_within_a_value(driver):
+    """A large value on a slow line is seen to come."""
+    seen = threading.Event()
+
+    def serve(connection):
+        connection.capability()
+        connection.sync(entry(A, b"{1000000}\r\n")[:-3] + b"x" * 600000, mark=None)
+        assert seen.wait(PATIENCE)
+        connection.send(b"x" * 400000 + b")\r\n" + marker(MARK) + b"+ idling\r\n")
+        connection.rest()
+    with Script(serve) as script:
+        driver.sync("r", script.port, "u")
+        while driver.wait("progress")["bytes"] < 600000:
+            pass
+        seen.set()
+        driver.state("live")
 
 
 def test_newest_of_many(driver):
