@@ -2,6 +2,7 @@
    Called by the other crypt-*.c; owns nothing. */
 
 #include "crypt-private.h"
+#include "replica.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -195,7 +196,10 @@ enum dovetail_status dovetail_key_file_create(const char *path, char **error_r)
 			status = DOVETAIL_SYSTEM;
 			text_error = strerror(errno);
 		}
-		if (status != DOVETAIL_OK)
+		/* without it, values that only it opens could outlive it */
+		if (status == DOVETAIL_OK)
+			replica_sync_dir(path);
+		else
 			(void)unlink(path);
 	}
 	sodium_free(octets);

@@ -202,15 +202,14 @@ static enum dovetail_status write_new(struct dovetail *replica, const char *path
 	return status;
 }
 
-/* The place in the directory is durable, too */
-static void sync_dir(const char *path)
+void replica_sync_dir(const char *path)
 {
-	char *dir = strdup(path);
+	const char *slash = strrchr(path, '/');
+	char *dir = slash == NULL ? strdup(".") : strndup(path, slash + 1 - path);
 	int fd;
 
 	if (dir == NULL)
 		return;
-	strrchr(dir, '/')[1] = '\0';
 	fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd != -1) {
 		(void)fsync(fd);
@@ -235,7 +234,7 @@ static enum dovetail_status place_new(struct dovetail *replica, const unsigned c
 		status = fail_errno(replica, DOVETAIL_REPLICA, "create");
 	(void)unlink(path);
 	if (status == DOVETAIL_OK)
-		sync_dir(replica->path);
+		replica_sync_dir(replica->path);
 	free(path);
 	return status;
 }

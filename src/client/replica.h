@@ -13,6 +13,9 @@
 enum dovetail_status replica_fail(struct dovetail *replica, enum dovetail_status status, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 
+/* A file that was made there is durable in its directory, too, as far as the system lets us. */
+void replica_sync_dir(const char *path);
+
 /* ---- One handle syncs ---- BUSY if another does; released by end, by closing, or by the death of the process. What a connection that was
    not ended left behind is dropped (as stage_drop()), and the queue waits for a consistent state. */
 enum dovetail_status replica_sync_begin(struct dovetail *replica);
