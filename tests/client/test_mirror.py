@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from cli import CONFIG, FAILED, MASS_REMOVAL, PREFIX, REFUSED, SYSTEM, USAGE
+from cli import CONFIG, DOVETAIL, FAILED, MASS_REMOVAL, PREFIX, REFUSED, SYSTEM, USAGE
 from mirror import Device, until
 
 
@@ -802,6 +802,22 @@ def test_full_disk_is_told_and_the_rest_goes_on(devices, tmp_path):
         assert len(b.read("large")) == 400000
     finally:
         subprocess.run(["umount", b.folder], check=True)
+
+
+def test_other_file_systems_are_left_alone(pair):
+    a, b = pair
+    a.write("here", "1")
+    os.mkdir(a.path("other"))
+    inside = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c",
+              'mount -t tmpfs none "$0" && echo 2 >"$0/there" && "$@" && ls "$0"', a.folder + "/other"]
+    if subprocess.run(inside + ["true"], capture_output=True).returncode != 0:
+        pytest.skip("cannot mount")
+    b.write("other/by-b", "3")
+    b.once()
+    done = subprocess.run(inside + [DOVETAIL, "mirror", "--once", a.folder], env=a.env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "there\n")
+    assert "other: another file system; left alone" in done.stderr and "other/by-b: " in done.stderr
+    assert b.entries() == {"here": b"1", "other/by-b": b"3"}
 
 
 # ---- Options ----
