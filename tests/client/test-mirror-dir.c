@@ -190,7 +190,8 @@ static void test_place(void **state)
 	assert_int_equal(count_files(".dovetail/tmp"), 0);
 }
 
-/* First what is in the file, before it has its place, then its place: the record, which is durable, must not know more than the folder. */
+/* First what is in the file, before it has its place, then its place: the record, which is durable, must not know more than the
+   folder. */
 static void is_durable(void)
 {
 	char tmp[200], expected[400];

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from cli import FAILED, REFUSED
+from cli import DOVETAIL, FAILED, REFUSED
 from mirror import FAULT, begin, conflicts, end, turns, until
 
 
@@ -246,3 +246,21 @@ def test_without_inotify_it_looks_now_and_then(pair, limit, word):
     a.write("x", "1")
     b.await_file("x", "1")
     end(a, b)
+
+
+# ---- Other file systems ----
+
+def test_other_file_systems_are_left_alone(pair):
+    a, b = pair
+    a.write("here", "1")
+    os.mkdir(a.path("other"))
+    inside = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c",
+              'mount -t tmpfs none "$0" && echo 2 >"$0/there" && "$@" && ls "$0"', a.folder + "/other"]
+    if subprocess.run(inside + ["true"], capture_output=True).returncode != 0:
+        pytest.skip("cannot mount")
+    b.write("other/by-b", "3")
+    b.once()
+    done = subprocess.run(inside + [DOVETAIL, "mirror", "--once", a.folder], env=a.env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "there\n")
+    assert "other: another file system; left alone" in done.stderr and "other/by-b: " in done.stderr
+    assert b.entries() == {"here": b"1", "other/by-b": b"3"}
