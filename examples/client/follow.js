@@ -1,6 +1,6 @@
 // The same as follow.py with imapflow (npm): one connection; waiting is ended by DONE to write, and goes on from the bookmark.
 //
-// usage: PASSWORD=… node follow.js HOST PORT USER STATEFILE     (port 993: TLS)
+// usage: PASSWORD=… node follow.js [--once] HOST PORT USER STATEFILE     (port 993: TLS; --once: catches up, and ends)
 'use strict';
 
 const fs = require('fs');
@@ -12,7 +12,8 @@ const atom = value => ({ type: 'ATOM', value });
 const string = value => ({ type: 'STRING', value });
 const literal = value => ({ type: 'LITERAL', value: Buffer.from(value) });
 
-const [host, port, user, path] = process.argv.slice(2);
+const once = process.argv[2] === '--once';
+const [host, port, user, path] = process.argv.slice(once ? 3 : 2);
 let state = { mark: null, entries: {} };
 if (fs.existsSync(path)) state = JSON.parse(fs.readFileSync(path, 'utf8'));
 
@@ -23,7 +24,7 @@ const client = new ImapFlow({
 let arrived = new Map();
 let reset = false;
 let waiting = false; // the server has said "+ idling"
-let ended = false; // standard input is at its end
+let ended = once; // standard input is at its end
 const writes = [];
 
 function consistent(mark) {
@@ -67,10 +68,12 @@ function interrupt() {
 async function main() {
     await client.connect();
     client.on('close', () => process.exit(ended ? 0 : 1));
-    const input = readline.createInterface({ input: process.stdin });
-    input.on('line', line => { writes.push(line); interrupt(); });
-    input.on('close', () => { ended = true; interrupt(); });
-    while (writes.length || !ended) {
+    if (!once) {
+        const input = readline.createInterface({ input: process.stdin });
+        input.on('line', line => { writes.push(line); interrupt(); });
+        input.on('close', () => { ended = true; interrupt(); });
+    }
+    do {
         for (const line of writes.splice(0)) {
             const [, name, value] = line.match(/^(\S*) ?(.*)$/s);
             try {
@@ -80,11 +83,12 @@ async function main() {
             }
         }
         const options = [atom('DEPTH'), atom('infinity')];
+        if (once) options.push(atom('ONCE'));
         if (state.mark) options.push(atom('SINCE'), state.mark.map(atom));
         (await client.exec('XMETASYNC', [options, string(''), atom(BASE.slice(0, -1))], {
             untagged, onPlusTag: async () => { waiting = true; interrupt(); }
         })).next();
-    }
+    } while (writes.length || !ended);
     await client.logout();
 }
 

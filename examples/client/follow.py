@@ -2,7 +2,7 @@
 """Keeps settings of an account in step, live: prints "name value" for each change by others; a line "name value" on standard
 input sets, "name" alone removes. Python's own imaplib, nothing else; two connections, one waits, one writes.
 
-usage: PASSWORD=… follow.py HOST PORT USER STATEFILE     (port 993: TLS)
+usage: PASSWORD=… follow.py [--once] HOST PORT USER STATEFILE     (port 993: TLS; --once: catches up, and ends)
 
 STATEFILE has the bookmark and the entries: after a restart only what was missed is sent."""
 
@@ -48,14 +48,14 @@ def tokens(data):
     return out
 
 
-def follow(connection, path):
-    """Waits for ever. What came since the last marker counts only once the next one is there."""
+def follow(connection, path, once=False):
+    """Waits for ever, unless once. What came since the last marker counts only once the next one is there."""
     state = {"mark": None, "entries": {}}
     if os.path.exists(path):
         with open(path) as file:
             state = json.load(file)
     since = "SINCE %s " % state["mark"] if state["mark"] else ""
-    connection.send(b'w XMETASYNC (%sDEPTH infinity) "" %s\r\n' % (since.encode(), BASE.rstrip(b"/")))
+    connection.send(b'w XMETASYNC (%sDEPTH infinity%s) "" %s\r\n' % (since.encode(), b" ONCE" if once else b"", BASE.rstrip(b"/")))
     arrived, reset = {}, False
     while True:
         line = response(connection)
@@ -81,6 +81,8 @@ def follow(connection, path):
             os.replace(path + ".new", path)
             for line in lines:
                 print(line, flush=True)
+        elif once and line.startswith(b"w OK"):
+            return
         elif line.startswith((b"w ", b"* BYE")):
             raise EOFError(line.decode().strip())
 
@@ -94,7 +96,11 @@ def wait(connection, path):
 
 
 def main():
-    host, port, user, path = sys.argv[1:]
+    once = sys.argv[1:2] == ["--once"]
+    host, port, user, path = sys.argv[1 + once:]
+    if once:
+        follow(login(host, int(port), user), path, once)
+        return
     threading.Thread(target=wait, args=(login(host, int(port), user), path), daemon=True).start()
     writer = login(host, int(port), user)
     imaplib.Commands["XMETASET"] = ("AUTH", "SELECTED")

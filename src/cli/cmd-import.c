@@ -60,6 +60,24 @@ static bool is_reserved(const char *entry)
 	return false;
 }
 
+/* What the server takes. */
+static int import_check_limits(struct import *import, const struct import_line *line)
+{
+	struct dovetail_changes *changes;
+	enum dovetail_status status;
+
+	status = dovetail_changes_begin(import->cli->replica, &changes);
+	if (status == DOVETAIL_OK) {
+		status = dovetail_changes_add(changes, line->mailbox, line->entry, line->data, line->size);
+		dovetail_changes_abort(changes);
+	}
+	if (status == DOVETAIL_LIMIT) {
+		import_bad(import, dovetail_error(import->cli->replica));
+		return CLI_REFUSED;
+	}
+	return status == DOVETAIL_OK ? CLI_OK : cli_fail(import->cli, status, line->entry);
+}
+
 static int import_check(struct import *import, const struct import_line *line)
 {
 	struct dovetail_entry entry;
@@ -84,7 +102,7 @@ static int import_check(struct import *import, const struct import_line *line)
 			  line->entry);
 		return CLI_LOCKED;
 	}
-	return CLI_OK;
+	return import_check_limits(import, line);
 }
 
 /* ---- Second: writing ---- */

@@ -1,15 +1,16 @@
-/* What mirror-step.c has decided is carried out here for many entries at once: one change set, one sync of the disk, one transaction of
-   the record.
+/* What mirror-step.c has decided is carried out here for many entries at once: one change set, files made durable together, one
+   transaction of the record.
 
    The order is what makes a kill or a power cut harmless at any point. First the new value is durable at its destination: in the
-   replica's queue, or in the folder (the file's content, then its name). Only then the record says, durably, that both sides are in
-   step. Whoever is killed between the two finds file and entry equal at the next comparison, and notes just that. The other way round
-   the record would be equal to one side and the other one would be taken for the edit: a file that was not placed yet for one that was
-   removed here, and its entry would be removed; an edit that is not queued yet for a file that was not touched, and it would be
-   overwritten.
+   replica's queue, or in the folder (the file's content, then its name). Only then the record says, durably, that both sides are
+   in step. Whoever is killed between the two finds file and entry equal at the next comparison, and notes just that. The other
+   way round the record would be equal to one side, and the other one would be taken for the edit: a file that was not placed yet
+   for one that was removed here, and its entry would be removed; an edit that is not queued yet for a file that nobody has
+   touched, and it would be overwritten.
 
-   A change set is all or nothing. If the library does not take it, or the server refuses it, each of its entries is tried by itself:
-   one that is not wanted does not hold back the others. A conflict in a set is solved by the library, which sends the rest again. */
+   A change set is all or nothing. If the library does not take it, or the server refuses it, each of its entries is tried by
+   itself: one that is not wanted does not hold back the others. A conflict in a set is solved by the library, which sends the
+   rest again. */
 
 #include "mirror.h"
 
@@ -23,8 +24,8 @@
 /* ms that a file may be busy without a word */
 #define BUSY_UNTOLD 3000
 
-/* Octets of the values in a change set, of its names and short values (a line of a command: 64 KiB for many servers), of files that are
-   written and not yet placed. One that has more goes by itself. */
+/* Octets of the values in a change set, of its names and short values (a line of a command: 64 KiB for many servers), of files
+   that are written and not yet placed. One that has more goes by itself. */
 #define SEND_BYTES (512 * 1024)
 #define SEND_LINE (24 * 1024)
 #define WRITTEN_BYTES (8 << 20)
@@ -106,8 +107,10 @@ int mirror_replica_failed(struct mirror *mirror, const char *name, const char *p
 	case DOVETAIL_SYSTEM:
 		mirror_tell(mirror, path, "%s; it is tried again", error);
 		return later(mirror, name, RETRY_FAILED);
-	case DOVETAIL_INVALID:
 	case DOVETAIL_LIMIT:
+		mirror->limited = true;
+		/* fall through */
+	case DOVETAIL_INVALID:
 	case DOVETAIL_LOCKED:
 	case DOVETAIL_DAMAGED:
 	case DOVETAIL_WRONG_KEY:
@@ -375,7 +378,10 @@ static int do_records(struct mirror *mirror)
 
 static void tell_all(struct mirror *mirror)
 {
-	static const char *const words[][2] = { { NULL, NULL }, { "sent", "sent removal" }, { "written", NULL }, { NULL, "removed" } };
+	static const char *const words[][2] = {
+		[MIRROR_NOTHING] = { NULL, NULL }, [MIRROR_SEND] = { "sent", "sent removal" },
+		[MIRROR_PLACE] = { "written", NULL }, [MIRROR_REMOVE] = { NULL, "removed" }
+	};
 	const struct mirror_item *item;
 	size_t i;
 

@@ -170,7 +170,7 @@ static bool open_all(struct mirror_dir *dir, const char *trash, bool *busy_r)
 
 	dir->root_fd = open(dir->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (dir->root_fd < 0 || fstat(dir->root_fd, &dir->root) < 0) {
-		mirror_fail_errno(dir, dir->path);
+		mirror_fail(dir, MIRROR_FAILED, "%s", strerror(errno));
 		return false;
 	}
 	dir->own_fd = open_own(dir, dir->root_fd, MIRROR_OWN);

@@ -82,8 +82,8 @@ void mirror_hash(const void *data, size_t size, unsigned char hash_r[MIRROR_HASH
 bool mirror_stat_same(const struct mirror_stat *a, const struct mirror_stat *b);
 void mirror_stat_set(struct mirror_stat *stat_r, const struct stat *st);
 
-/* The folder that the path is in: an fd that the caller closes; *leaf_r points into path. make: folders on the way are made, and a
-   file that is on the way becomes a folder with the file as MIRROR_INSIDE in it. */
+/* The folder that the path is in: an fd that the caller closes; *leaf_r points into path. make: folders on the way are made, and
+   a file that is on the way becomes a folder with the file as MIRROR_INSIDE in it. */
 enum mirror_result mirror_dir_parent(struct mirror_dir *dir, const char *path, bool make, int *fd_r, const char **leaf_r);
 /* A folder, to be read; "" is the root. */
 enum mirror_result mirror_dir_list(struct mirror_dir *dir, const char *path, DIR **stream_r);
@@ -108,11 +108,11 @@ struct mirror_new {
 enum mirror_result mirror_new_write(struct mirror_dir *dir, const void *data, size_t size, struct mirror_new *new_r);
 /* Makes its content durable. */
 enum mirror_result mirror_new_sync(struct mirror_dir *dir, const struct mirror_new *new);
-/* Puts it in its place, whole; it is durable there after mirror_dir_sync(). *new is used up, whatever is returned. expect: what is
-   there now and may go to the trash (its stat by mirror_file_read(); ctime is not looked at if 0); NULL: nothing may be there. BUSY:
-   something else is there. */
-enum mirror_result mirror_new_place(struct mirror_dir *dir, struct mirror_new *new, const char *path, const struct mirror_stat *expect,
-				    struct mirror_stat *stat_r);
+/* Puts it in its place, whole; it is durable there after mirror_dir_sync(). *new is used up, whatever is returned. expect: what
+   is there now and may go to the trash (its stat by mirror_file_read(); ctime is not looked at if 0); NULL: nothing may be there.
+   BUSY: something else is there. */
+enum mirror_result mirror_new_place(struct mirror_dir *dir, struct mirror_new *new, const char *path,
+				    const struct mirror_stat *expect, struct mirror_stat *stat_r);
 void mirror_new_drop(struct mirror_dir *dir, struct mirror_new *new);
 /* All of this for one file. */
 enum mirror_result mirror_file_place(struct mirror_dir *dir, const char *path, const void *data, size_t size,

@@ -37,7 +37,8 @@ void mirror_stat_set(struct mirror_stat *stat_r, const struct stat *st)
 
 bool mirror_stat_same(const struct mirror_stat *a, const struct mirror_stat *b)
 {
-	return a->ctime != 0 && a->ctime == b->ctime && a->mtime == b->mtime && a->size == b->size && a->ino == b->ino && a->dev == b->dev;
+	return a->ctime != 0 && a->ctime == b->ctime && a->mtime == b->mtime && a->size == b->size && a->ino == b->ino &&
+		a->dev == b->dev;
 }
 
 /* One component. name is NUL-terminated and no path. */
@@ -55,14 +56,16 @@ static enum mirror_result open_folder(struct mirror_dir *dir, int parent, const 
 		if (errno == ENOENT && (mkdirat(parent, name, 0777) == 0 || errno == EEXIST))
 			continue;
 		if (errno != ENOTDIR && errno != ELOOP)
-			return mirror_fail_errno(dir, name);
+			return mirror_fail(dir, MIRROR_FAILED, "%s", strerror(errno));
 		if (fstatat(parent, name, &st, AT_SYMLINK_NOFOLLOW) < 0) {
 			if (errno == ENOENT)
 				continue;
-			return mirror_fail_errno(dir, name);
+			return mirror_fail(dir, MIRROR_FAILED, "%s", strerror(errno));
 		}
-		if (!S_ISREG(st.st_mode))
-			return mirror_fail(dir, MIRROR_LEFT_ALONE, S_ISLNK(st.st_mode) ? "%s is a symbolic link" : "%s is no folder", name);
+		if (!S_ISREG(st.st_mode)) {
+			return mirror_fail(dir, MIRROR_LEFT_ALONE,
+					   S_ISLNK(st.st_mode) ? "%s is a symbolic link" : "%s is no folder", name);
+		}
 		if (!make)
 			return MIRROR_ABSENT;
 		result = mirror_file_to_folder(dir, parent, name);
@@ -211,8 +214,8 @@ read_open(struct mirror_dir *dir, int fd, uint64_t max, const struct mirror_stat
 		return mirror_fail_errno(dir, "stat");
 	mirror_stat_set(&file->stat, &before);
 	if ((uint64_t)before.st_size > max)
-		return mirror_fail(dir, MIRROR_LEFT_ALONE, "it has %llu octets, %llu are allowed", (unsigned long long)before.st_size,
-				   (unsigned long long)max);
+		return mirror_fail(dir, MIRROR_LEFT_ALONE, "it has %llu octets, %llu are allowed",
+				   (unsigned long long)before.st_size, (unsigned long long)max);
 	if (known != NULL && (*known_r = mirror_stat_same(&file->stat, known)))
 		return MIRROR_OK;
 	result = read_all(dir, fd, &before, file);
@@ -248,8 +251,8 @@ enum mirror_result mirror_file_read(struct mirror_dir *dir, const char *path, ui
 	} else {
 		fd = openat(parent, leaf, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 		if (fd < 0) {
-			result = errno == ENOENT || errno == ELOOP || errno == EWOULDBLOCK ? mirror_fail(dir, MIRROR_BUSY, "it changes") :
-				mirror_fail_errno(dir, "open");
+			result = errno == ENOENT || errno == ELOOP || errno == EWOULDBLOCK ?
+				mirror_fail(dir, MIRROR_BUSY, "it changes") : mirror_fail_errno(dir, "open");
 		} else {
 			result = read_open(dir, fd, max, known, known_r, file_r);
 			close(fd);

@@ -4,10 +4,10 @@
    - a capital letter is "^" and the small letter in the entry: entries have no capitals;
    - any other octet, and "^" and "=" themselves, and the first of ".dovetail", is "=" and two hexadecimal digits in the entry.
 
-   So each file name has its entry, and no two have the same. Not each entry is made in this way: others may call theirs "..", "x=zz" or
-   ".dovetail". Such a component is called "%=" and itself as a file, and only then: it is what the file name "%=x=zz" means if "x=zz" could not
-   be had in any other way. So each entry has its file name, and no two have the same. "%=" alone is the value of an entry that has others
-   below it. */
+   So each file name has its entry, and no two have the same. Not each entry is made in this way: others may call theirs "..",
+   "x=zz" or ".dovetail". Such a component is called "%=" and itself as a file, and only then: it is what the file name "%=x=zz"
+   means if "x=zz" could not be had in any other way. So each entry has its file name, and no two have the same. "%=" alone is the
+   value of an entry that has others below it. */
 
 #include "mirror-name.h"
 
@@ -98,8 +98,8 @@ static bool is_file_name(const char *name, size_t size, bool top)
 	return !top || !is_own(name, size);
 }
 
-/* Whether the entry's component is what escape() makes of a file name, which is put to file (size octets are enough). With "%=" in front of a
-   component of which this is not so, that name is taken. The recursion ends: the name gets shorter. */
+/* Whether the entry's component is what escape() makes of a file name, which is put to file (size octets are enough). With "%="
+   in front of a component of which this is not so, that name is taken. The recursion ends: the name gets shorter. */
 static size_t plain_file(const char *name, size_t size, bool top, char *file)
 {
 	char again[3 * MIRROR_FILE_MAX + 3], deeper[MIRROR_ENTRY_MAX];

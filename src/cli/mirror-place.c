@@ -68,8 +68,9 @@ static bool old_is(struct mirror_dir *dir, const struct old_file *old, const cha
 
 	if (old->leased && fcntl(old->fd, F_GETLEASE) != F_RDLCK)
 		return false;
-	return fstatat(dir->tmp_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_ino == old->st.st_ino && st.st_dev == old->st.st_dev &&
-		st.st_size == old->st.st_size && memcmp(&st.st_mtim, &old->st.st_mtim, sizeof(st.st_mtim)) == 0;
+	return fstatat(dir->tmp_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_ino == old->st.st_ino &&
+		st.st_dev == old->st.st_dev && st.st_size == old->st.st_size &&
+		memcmp(&st.st_mtim, &old->st.st_mtim, sizeof(st.st_mtim)) == 0;
 }
 
 /* What is in tmp and should be at its place again, which is taken: a name of its own beside it. */
@@ -139,7 +140,8 @@ void mirror_new_drop(struct mirror_dir *dir, struct mirror_new *new)
 }
 
 /* The old file's mode, if it has another one. *st_r: the new file's stat. */
-static enum mirror_result new_stat(struct mirror_dir *dir, const struct mirror_new *new, const struct old_file *old, struct stat *st_r)
+static enum mirror_result
+new_stat(struct mirror_dir *dir, const struct mirror_new *new, const struct old_file *old, struct stat *st_r)
 {
 	mode_t mode = old->st.st_mode & 0777;
 
@@ -230,8 +232,8 @@ enum mirror_result mirror_dir_sync(struct mirror_dir *dir)
 	return result;
 }
 
-enum mirror_result mirror_new_place(struct mirror_dir *dir, struct mirror_new *new, const char *path, const struct mirror_stat *expect,
-				    struct mirror_stat *stat_r)
+enum mirror_result mirror_new_place(struct mirror_dir *dir, struct mirror_new *new, const char *path,
+				    const struct mirror_stat *expect, struct mirror_stat *stat_r)
 {
 	struct old_file old = { .fd = -1 };
 	enum mirror_result result;
@@ -351,9 +353,11 @@ enum mirror_result mirror_file_to_folder(struct mirror_dir *dir, int fd, const c
 	if (mkdirat(dir->tmp_fd, name, 0777) < 0)
 		return mirror_fail_errno(dir, "mkdir");
 	folder = openat(dir->tmp_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (folder < 0 || linkat(fd, leaf, folder, MIRROR_INSIDE, 0) < 0 || fstatat(folder, MIRROR_INSIDE, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
-	    fsync(folder) < 0 || renameat2(dir->tmp_fd, name, fd, leaf, RENAME_EXCHANGE) < 0) {
-		result = errno == ENOENT ? mirror_fail(dir, MIRROR_BUSY, "it changes") : mirror_fail_errno(dir, "making a folder of a file");
+	if (folder < 0 || linkat(fd, leaf, folder, MIRROR_INSIDE, 0) < 0 ||
+	    fstatat(folder, MIRROR_INSIDE, &st, AT_SYMLINK_NOFOLLOW) < 0 || fsync(folder) < 0 ||
+	    renameat2(dir->tmp_fd, name, fd, leaf, RENAME_EXCHANGE) < 0) {
+		result = errno == ENOENT ? mirror_fail(dir, MIRROR_BUSY, "it changes") :
+			mirror_fail_errno(dir, "making a folder of a file");
 		if (folder >= 0)
 			(void)unlinkat(folder, MIRROR_INSIDE, 0);
 		(void)unlinkat(dir->tmp_fd, name, AT_REMOVEDIR);
@@ -396,8 +400,8 @@ static bool has_inside_only(int folder)
 	return inside == 1 && others == 0;
 }
 
-/* The folder is in tmp now, and its MIRROR_INSIDE a second name of the file leaf in parent: it goes, unless somebody has put another
-   file in its place meanwhile, who had seen the folder still. */
+/* The folder is in tmp now, and its MIRROR_INSIDE a second name of the file leaf in parent: it goes, unless somebody has put
+   another file in its place meanwhile, who had seen the folder still. */
 static enum mirror_result drop_inside(struct mirror_dir *dir, int folder, int parent, const char *leaf)
 {
 	char name[MIRROR_ID_SIZE];
@@ -428,7 +432,8 @@ enum mirror_result mirror_folder_collapse(struct mirror_dir *dir, const char *pa
 		return result == MIRROR_ABSENT ? MIRROR_OK : result;
 	folder = openat(parent, leaf, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	mirror_random_name(name);
-	if (folder < 0 || !has_inside_only(folder) || fstatat(folder, MIRROR_INSIDE, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode))
+	if (folder < 0 || !has_inside_only(folder) || fstatat(folder, MIRROR_INSIDE, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
+	    !S_ISREG(st.st_mode))
 		goto out;
 	if (linkat(folder, MIRROR_INSIDE, dir->tmp_fd, name, 0) < 0) {
 		result = mirror_fail_errno(dir, "link");
@@ -436,7 +441,8 @@ enum mirror_result mirror_folder_collapse(struct mirror_dir *dir, const char *pa
 		result = mirror_fail_errno(dir, "rename");
 		(void)unlinkat(dir->tmp_fd, name, 0);
 	} else if (!has_inside_only(folder)) {
-		/* somebody was faster: back; and if that is not possible, all of it is in tmp, and goes to the trash at the next start */
+		/* somebody was faster: back; and if that is not possible, all of it is in tmp, and goes to the trash at the next
+		   start */
 		if (renameat2(dir->tmp_fd, name, parent, leaf, RENAME_EXCHANGE) == 0)
 			(void)unlinkat(dir->tmp_fd, name, 0);
 		result = mirror_fail(dir, MIRROR_BUSY, "its folder changes");

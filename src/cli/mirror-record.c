@@ -25,7 +25,8 @@ static sqlite3_stmt *statement(struct mirror_record *record, const char *sql)
 		if (record->sql[i] == sql)
 			return record->statements[i];
 	}
-	if (i == max || sqlite3_prepare_v3(record->db, sql, -1, SQLITE_PREPARE_PERSISTENT, &record->statements[i], NULL) != SQLITE_OK)
+	if (i == max ||
+	    sqlite3_prepare_v3(record->db, sql, -1, SQLITE_PREPARE_PERSISTENT, &record->statements[i], NULL) != SQLITE_OK)
 		return NULL;
 	record->sql[i] = sql;
 	record->statement_count++;
@@ -93,11 +94,12 @@ static bool check_version(struct mirror_record *record)
 bool mirror_record_open(struct mirror_record *record, const char *path)
 {
 	memset(record, 0, sizeof(*record));
-	if (sqlite3_open_v2(path, &record->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOFOLLOW, NULL) != SQLITE_OK)
+	if (sqlite3_open_v2(path, &record->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOFOLLOW, NULL) !=
+	    SQLITE_OK)
 		return fail(record);
 	(void)sqlite3_busy_timeout(record->db, 5000);
-	/* FULL: a record that a power cut has made older could take a file that came back since for one that was removed here, and an
-	   edit that the library has dropped in a conflict for what others have overwritten */
+	/* FULL: a record that a power cut has made older could take a file that came back since for one that was removed here,
+	   and an edit that the library has dropped in a conflict for what others have overwritten */
 	return run_all(record, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA trusted_schema = OFF;"
 		       "PRAGMA temp.journal_mode = MEMORY") &&
 		check_version(record) &&
@@ -219,7 +221,8 @@ bool mirror_record_look(struct mirror_record *record, const char *name, int64_t 
 {
 	sqlite3_stmt *stmt;
 
-	return RUN("INSERT INTO temp.look VALUES(?1, ?2) ON CONFLICT(name) DO UPDATE SET due = min(due, excluded.due)", "ti", name, due);
+	return RUN("INSERT INTO temp.look VALUES(?1, ?2) ON CONFLICT(name) DO UPDATE SET due = min(due, excluded.due)", "ti",
+		   name, due);
 }
 
 bool mirror_record_busy(struct mirror_record *record, const char *name, int64_t now, int64_t *since_r)
@@ -249,7 +252,8 @@ bool mirror_record_sent(struct mirror_record *record, const char *name, enum mir
 	sqlite3_stmt *stmt;
 	int64_t how = 0;
 
-	if (!number(record, step(record, &stmt, "SELECT ifnull((SELECT how FROM temp.sent WHERE name = ?1), 0)", "t", name), &stmt, &how))
+	if (!number(record, step(record, &stmt, "SELECT ifnull((SELECT how FROM temp.sent WHERE name = ?1), 0)", "t", name), &stmt,
+		    &how))
 		return false;
 	*how_r = how;
 	return true;
@@ -262,16 +266,18 @@ bool mirror_record_begin(struct mirror_record *record, int64_t now, uint64_t *co
 	return RUN("INSERT OR IGNORE INTO temp.work SELECT name FROM temp.look WHERE due <= ?1", "i", now) &&
 		RUN("DELETE FROM temp.look WHERE due <= ?1", "i", now) &&
 		number(record, step(record, &stmt, "SELECT count(*) FROM temp.work", ""), &stmt, (int64_t *)count_r) &&
-		number(record, step(record, &stmt, "SELECT count(*) FROM temp.work JOIN base USING(name)", ""), &stmt, (int64_t *)known_r);
+		number(record, step(record, &stmt, "SELECT count(*) FROM temp.work JOIN base USING(name)", ""), &stmt,
+		       (int64_t *)known_r);
 }
 
-bool mirror_record_next(struct mirror_record *record, const char *after, bool first, char name_r[MIRROR_ENTRY_MAX + 1], bool *found_r)
+bool mirror_record_next(struct mirror_record *record, const char *after, bool first, char name_r[MIRROR_ENTRY_MAX + 1],
+			bool *found_r)
 {
 	sqlite3_stmt *stmt;
 	int ret;
 
-	ret = step(record, &stmt, "SELECT name FROM temp.work WHERE name > ?1 OR (?2 AND name = ?1) ORDER BY name LIMIT 1", "ti", after,
-		   (int64_t)first);
+	ret = step(record, &stmt, "SELECT name FROM temp.work WHERE name > ?1 OR (?2 AND name = ?1) ORDER BY name LIMIT 1", "ti",
+		   after, (int64_t)first);
 	*found_r = ret == SQLITE_ROW;
 	if (ret == SQLITE_ROW) {
 		snprintf(name_r, MIRROR_ENTRY_MAX + 1, "%s", (const char *)sqlite3_column_text(stmt, 0));
@@ -312,7 +318,8 @@ bool mirror_record_see(struct mirror_record *record, const char *name, unsigned 
 {
 	sqlite3_stmt *stmt;
 
-	return RUN("INSERT INTO temp.seen VALUES(?1, ?2) ON CONFLICT(name) DO UPDATE SET what = what | excluded.what", "ti", name, (int64_t)what);
+	return RUN("INSERT INTO temp.seen VALUES(?1, ?2) ON CONFLICT(name) DO UPDATE SET what = what | excluded.what", "ti", name,
+		   (int64_t)what);
 }
 
 bool mirror_record_look_unseen(struct mirror_record *record, unsigned int what, int64_t due)

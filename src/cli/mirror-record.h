@@ -3,8 +3,9 @@
 
 /* What was last in step (mirror-record.c): for each entry the hash of the value that both the file and the replica had, and the
    file's stat then. Without it nobody could tell an edit here from one elsewhere, nor a removal from a new file. A small SQLite
-   database beside the mirror's replica. It also has the lists of this run: what has to be looked at and when, and what a comparison
-   has seen. What is written is durable when a function returns (in a transaction: when that ends), but for the lists. */
+   database beside the mirror's replica. It also has the lists of this run: what has to be looked at and when, and what a
+   comparison has seen. What is written is durable when a function returns (in a transaction: when that ends), but for the lists.
+   */
 
 #include <sqlite3.h>
 
@@ -51,7 +52,8 @@ bool mirror_record_look(struct mirror_record *record, const char *name, int64_t 
 /* Moves the list of all that is due at now to the work of one step; *count_r of them, *known_r of these have a base. */
 bool mirror_record_begin(struct mirror_record *record, int64_t now, uint64_t *count_r, uint64_t *known_r);
 /* The next of the work behind after, in order; first: the first one. */
-bool mirror_record_next(struct mirror_record *record, const char *after, bool first, char name_r[MIRROR_ENTRY_MAX + 1], bool *found_r);
+bool mirror_record_next(struct mirror_record *record, const char *after, bool first, char name_r[MIRROR_ENTRY_MAX + 1],
+			bool *found_r);
 /* It is done. */
 bool mirror_record_done(struct mirror_record *record, const char *name);
 /* All that is still in the work is to be looked at again. */

@@ -1,10 +1,11 @@
-/* The life of a mirror: one pass, or live until a signal. What the library's callbacks tell, and what inotify tells, is only listed
-   (mirror_record_look()); mirror_work() does the work between two waits. */
+/* The life of a mirror: one pass, or live until a signal. What the library's callbacks tell, and what inotify tells, is only
+   listed (mirror_record_look()); mirror_work() does the work between two waits. */
 
 #include "mirror.h"
 
 #include <errno.h>
 #include <poll.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* ms that a file has to be left in peace: what an editor does in several steps is seen as one */
@@ -81,8 +82,9 @@ static void on_consistent(void *context, bool reset)
 	mirror->synced = true;
 }
 
-/* The server's value keeps the name. What was written here is in the file still, or in an edit on top of it: that it is no version of what is on the
-   server is all that has to be noted, and then it becomes a conflicting version like any other (mirror-step.c). */
+/* The server's value keeps the name. What was written here is in the file still, or in an edit on top of it: that it is no
+   version of what is on the server is all that has to be noted, and then it becomes a conflicting version like any other
+   (mirror-step.c). If that cannot be noted (the disk is full) this is the end, before the library drops what was written. */
 static void on_conflict(void *context, const struct dovetail_conflict *conflict, struct dovetail_resolution *resolution)
 {
 	struct mirror *mirror = context;
@@ -99,7 +101,7 @@ static void on_conflict(void *context, const struct dovetail_conflict *conflict,
 		return;
 	if ((conflict->mine.data != NULL && !mirror_record_put(&mirror->record, name, &base)) ||
 	    !mirror_record_look(&mirror->record, name, mirror_now()))
-		mirror->failed = mirror_fail_record(mirror);
+		exit(mirror_fail_record(mirror));
 }
 
 static void on_state(void *context, enum dovetail_state state, enum dovetail_status status, const char *text)
@@ -203,6 +205,10 @@ static int once_end(struct mirror *mirror)
 		cli_error(mirror->cli, "%llu files could not be brought in step", (unsigned long long)mirror->failures);
 		return CLI_FAILED;
 	}
+	if (mirror->unreadable > 0) {
+		cli_error(mirror->cli, "%llu folders could not be read", (unsigned long long)mirror->unreadable);
+		return CLI_FAILED;
+	}
 	status = dovetail_get_counts(mirror->cli->replica, &counts);
 	if (status != DOVETAIL_OK)
 		return cli_fail(mirror->cli, status, NULL);
@@ -210,7 +216,7 @@ static int once_end(struct mirror *mirror)
 		cli_error(mirror->cli, "%llu changes could not be sent", (unsigned long long)counts.pending);
 		return CLI_FAILED;
 	}
-	return counts.refused > 0 ? CLI_REFUSED : CLI_OK;
+	return counts.refused > 0 || mirror->limited ? CLI_REFUSED : CLI_OK;
 }
 
 int mirror_run_once(struct mirror *mirror)
@@ -232,6 +238,7 @@ int mirror_run_once(struct mirror *mirror)
 		}
 		ret = sync_once(mirror, &server);
 		mirror->failures = 0;
+		mirror->limited = false;
 		mirror->compare = true;
 		mirror->scan_at = mirror_now();
 		if (ret == CLI_OK)

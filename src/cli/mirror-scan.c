@@ -190,8 +190,10 @@ static void scan_folder(struct scan *scan, const char *folder)
 	result = mirror_dir_list(&mirror->dir, folder, &stream);
 	if (result != MIRROR_OK) {
 		/* gone, or something else now: the record's entries below it will be looked at */
-		if (result == MIRROR_FAILED)
+		if (result == MIRROR_FAILED) {
 			mirror_tell(mirror, *folder == '\0' ? "." : folder, "%s", mirror->dir.error);
+			mirror->unreadable++;
+		}
 		return;
 	}
 	if (mirror->watch != NULL)
@@ -207,6 +209,7 @@ int mirror_scan_files(struct mirror *mirror)
 	char *folder;
 
 	mirror->scan_at = 0;
+	mirror->unreadable = 0;
 	if (!mirror_record_unsee(&mirror->record) || !mirror_record_transaction(&mirror->record, true))
 		return mirror_fail_record(mirror);
 	if (mirror->watch != NULL)
@@ -267,7 +270,8 @@ int mirror_scan_entries(struct mirror *mirror)
 			(!differs || mirror_record_look(&mirror->record, name, now));
 	}
 	dovetail_iter_close(iter);
-	if (!mirror_record_transaction(&mirror->record, false) || !ok || !mirror_record_look_unseen(&mirror->record, MIRROR_SEEN_ENTRY, now))
+	if (!mirror_record_transaction(&mirror->record, false) || !ok ||
+	    !mirror_record_look_unseen(&mirror->record, MIRROR_SEEN_ENTRY, now))
 		return mirror_fail_record(mirror);
 	return status == DOVETAIL_NOT_FOUND ? CLI_OK : cli_fail(mirror->cli, status, NULL);
 }

@@ -1,6 +1,6 @@
-/* One entry and its file: both are compared with what was last in step, and then one is brought to the other. Whoever has not changed
-   since then is overwritten; if both have changed, the server's value keeps the name, and the file is kept beside it as a conflicting
-   version, which is a new file like any other. It is only decided here; mirror-batch.c does it. */
+/* One entry and its file: both are compared with what was last in step, and then one is brought to the other. Whoever has not
+   changed since then is overwritten; if both have changed, the server's value keeps the name, and the file is kept beside it as a
+   conflicting version, which is a new file like any other. It is only decided here; mirror-batch.c does it. */
 
 #include "mirror.h"
 

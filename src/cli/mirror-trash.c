@@ -160,7 +160,8 @@ static uint64_t tree_size(int parent, const char *name)
 /* Ours only: a trash that the user has chosen may have other things in it. */
 static int is_stamp(const struct dirent *entry)
 {
-	return strspn(entry->d_name, "0123456789") == 8 && entry->d_name[8] == '-' && strspn(entry->d_name + 9, "0123456789") == 6 &&
+	return strspn(entry->d_name, "0123456789") == 8 && entry->d_name[8] == '-' &&
+		strspn(entry->d_name + 9, "0123456789") == 6 &&
 		(entry->d_name[STAMP_SIZE] == '\0' || entry->d_name[STAMP_SIZE] == '.');
 }
 

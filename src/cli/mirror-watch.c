@@ -1,5 +1,6 @@
-/* inotify on all folders of the mirrored one. A change among the folders themselves (new, moved, removed) is answered with a comparison of all, which finds
-   and watches what is there now: simple, and without races between a new folder and its watch, since a folder is watched before it is read. */
+/* inotify on all folders of the mirrored one. A change among the folders themselves (new, moved, removed) is answered with a
+   comparison of all, which finds and watches what is there now: simple, and without races between a new folder and its watch,
+   since a folder is watched before it is read. */
 
 #include "mirror-watch.h"
 

@@ -26,7 +26,8 @@ const char *mirror_watch_error(const struct mirror_watch *watch);
 /* Reads what has come and calls events. */
 void mirror_watch_read(struct mirror_watch *watch);
 
-/* A comparison of all: begin, add() for each folder before it is read, end: folders that were not added are not watched any more. */
+/* A comparison of all: begin, add() for each folder before it is read, end: folders that were not added are not watched any more.
+   */
 void mirror_watch_begin(struct mirror_watch *watch);
 void mirror_watch_add(struct mirror_watch *watch, int fd, const char *path);
 void mirror_watch_end(struct mirror_watch *watch);

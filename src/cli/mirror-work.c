@@ -64,8 +64,8 @@ static int refused_load(struct mirror *mirror)
 	return status == DOVETAIL_OK ? CLI_OK : cli_fail(mirror->cli, status, NULL);
 }
 
-/* Tries again what was refused together with others, now by itself; and anything once in a run: the server may have changed its mind.
-   Only where the step has noted what is on the server, or the server's value would be taken for newer than the file. */
+/* Tries again what was refused together with others, now by itself; and anything once in a run: the server may have changed its
+   mind. Only where the step has noted what is on the server, or the server's value would be taken for newer than the file. */
 static int refused_again(struct mirror *mirror)
 {
 	char full[MIRROR_ENTRY_MAX + 1];

@@ -1,5 +1,6 @@
-/* dovetail mirror DIR: keeps a folder in step with a subtree of entries, both ways. Options, the state that is kept, and the checks before anything is
-   touched. Each folder has a replica and a record of its own, beside the account's replica: two mirrors and other commands do not wait for each other. */
+/* dovetail mirror DIR: keeps a folder in step with a subtree of entries, both ways. Options, the state that is kept, and the
+   checks before anything is touched. Each folder has a replica and a record of its own, beside the account's replica: two mirrors
+   and other commands do not wait for each other. */
 
 #include "mirror.h"
 
@@ -74,13 +75,15 @@ static int check_identity(struct mirror *mirror, const char *folder, const char 
 	char marker[MIRROR_ID_SIZE], before[2048];
 	struct mirror_record *record = &mirror->record;
 
-	if (!mirror_record_meta(record, "marker", marker, sizeof(marker)) || !mirror_record_meta(record, "target", before, sizeof(before)))
+	if (!mirror_record_meta(record, "marker", marker, sizeof(marker)) ||
+	    !mirror_record_meta(record, "target", before, sizeof(before)))
 		return mirror_fail_record(mirror);
 	if (strcmp(marker, mirror->dir.id) == 0 && strcmp(before, target) == 0)
 		return CLI_OK;
 	if (*marker != '\0' && !mirror->yes) {
 		if (strcmp(before, target) != 0) {
-			cli_error(mirror->cli, "%s is the mirror of %s; --yes makes it one of %s", mirror->dir.path, before, target);
+			cli_error(mirror->cli, "%s is the mirror of %s; --yes makes it one of %s", mirror->dir.path, before,
+				  target);
 			return CLI_CONFIG;
 		}
 		cli_error(mirror->cli, "%s is another folder than the one that was mirrored; --yes begins anew", mirror->dir.path);
@@ -133,8 +136,8 @@ static int open_folder(struct mirror *mirror, const char *folder, const char *tr
 			cli_error(mirror->cli, "%s: %s", folder, mirror->dir.error);
 		return busy ? CLI_CONFIG : CLI_SYSTEM;
 	}
-	if (asprintf(&target, "%s at %s, %s%s%s", mirror->cli->account->server.user, mirror->cli->account->server.host, mirror->mailbox,
-		     *mirror->mailbox != '\0' ? " " : "", mirror->prefix) < 0)
+	if (asprintf(&target, "%s at %s, %s%s%s", mirror->cli->account->server.user, mirror->cli->account->server.host,
+		     mirror->mailbox, *mirror->mailbox != '\0' ? " " : "", mirror->prefix) < 0)
 		return cli_fail_memory(mirror->cli);
 	ret = check_identity(mirror, folder, target);
 	free(target);
@@ -157,8 +160,8 @@ static bool part_add(struct cli_account *account, const char *mailbox, const cha
 	return part->mailbox != NULL;
 }
 
-/* What the mirror's replica covers: the subtree, and wherever it may be encrypted from the keys' entries, which are the account's. Without these what is in
-   an encrypted subtree would be sent as it is. */
+/* What the mirror's replica covers: the subtree, and wherever it may be encrypted from the keys' entries, which are the
+   account's. Without these what is in an encrypted subtree would be sent as it is. */
 static bool set_parts(struct mirror *mirror)
 {
 	struct cli_account *account = mirror->cli->account;
@@ -274,25 +277,32 @@ static int mirror_main(struct mirror *mirror, const char *subtree, const char *t
 int cmd_mirror(struct cli *cli)
 {
 	struct mirror mirror = {
-		.cli = cli, .max_entries = MAX_ENTRIES, .max_bytes = MAX_BYTES, .max_value = MAX_VALUE, .max_removals = MAX_REMOVALS,
-		.trash_days = TRASH_DAYS, .dir = { .root_fd = -1, .own_fd = -1, .tmp_fd = -1, .trash_fd = -1, .lock_fd = -1 }
+		.cli = cli, .max_entries = MAX_ENTRIES, .max_bytes = MAX_BYTES, .max_value = MAX_VALUE,
+		.max_removals = MAX_REMOVALS, .trash_days = TRASH_DAYS,
+		.dir = { .root_fd = -1, .own_fd = -1, .tmp_fd = -1, .trash_fd = -1, .lock_fd = -1 }
 	};
 	const char *subtree = "", *trash = NULL;
 	uint64_t trash_mib = TRASH_MIB;
 	const struct cli_option options[] = {
-		{ .letter = 's', .name = "subtree", .arg = "NAME", .string = &subtree, .help = "the entries below NAME, not those of the account's prefix" },
+		{ .letter = 's', .name = "subtree", .arg = "NAME", .string = &subtree,
+		  .help = "the entries below NAME, not those of the account's prefix" },
 		{ .letter = '1', .name = "once", .flag = &mirror.once, .help = "end when both are in step" },
-		{ .letter = 'y', .name = "yes", .flag = &mirror.yes, .help = "allow, now, that many files or entries are removed, or another folder" },
+		{ .letter = 'y', .name = "yes", .flag = &mirror.yes,
+		  .help = "allow, now, that many files or entries are removed, or another folder" },
 		{ .letter = 'v', .name = "verbose", .flag = &mirror.verbose, .help = "a line for each file" },
 		{ .letter = 'j', .name = "json", .flag = &mirror.json, .help = "a JSON object for each file" },
-		{ .letter = 'i', .name = "ignore", .arg = "PATTERN", .list = &mirror.ignore, .help = "leave files and folders of these names alone; may be repeated" },
+		{ .letter = 'i', .name = "ignore", .arg = "PATTERN", .list = &mirror.ignore,
+		  .help = "leave files and folders of these names alone; may be repeated" },
 		{ .name = "all", .flag = &mirror.all, .help = "also what editors leave (*~, .*.sw? ...)" },
 		{ .name = "dot-files", .flag = &mirror.dot_files, .help = "also what begins with a dot" },
-		{ .name = "trash", .arg = "DIR", .string = &trash, .help = "keep what is removed or replaced in DIR, not in .dovetail/trash" },
+		{ .name = "trash", .arg = "DIR", .string = &trash,
+		  .help = "keep what is removed or replaced in DIR, not in .dovetail/trash" },
 		{ .name = "trash-days", .arg = "NUMBER", .number = &mirror.trash_days, .help = "for so many days; 0: for ever" },
 		{ .name = "trash-mib", .arg = "NUMBER", .number = &trash_mib, .help = "at most so much" },
-		{ .name = "max-removals", .arg = "NUMBER", .number = &mirror.max_removals, .help = "stop if more files or entries would be removed at once" },
-		{ .name = "max-entries", .arg = "NUMBER", .number = &mirror.max_entries, .help = "at most so many, on either side" },
+		{ .name = "max-removals", .arg = "NUMBER", .number = &mirror.max_removals,
+		  .help = "stop if more files or entries would be removed at once" },
+		{ .name = "max-entries", .arg = "NUMBER", .number = &mirror.max_entries,
+		  .help = "at most so many, on either side" },
 		{ .name = "max-bytes", .arg = "NUMBER", .number = &mirror.max_bytes, .help = "at most so many octets in all" },
 		{ .name = "max-value", .arg = "NUMBER", .number = &mirror.max_value, .help = "leave files of more octets alone" },
 		{ .name = NULL }

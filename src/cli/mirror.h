@@ -2,8 +2,8 @@
 #define MIRROR_H
 
 /* dovetail mirror: what its files share. mirror.c is the command, its options and start; mirror-run.c the loop and the library's
-   callbacks; mirror-scan.c compares all; mirror-work.c goes through what is due; mirror-step.c decides about one entry and its file;
-   mirror-batch.c carries out what was decided, for many at once. */
+   callbacks; mirror-scan.c compares all; mirror-work.c goes through what is due; mirror-step.c decides about one entry and its
+   file; mirror-batch.c carries out what was decided, for many at once. */
 
 #include "cli.h"
 #include "mirror-dir.h"
@@ -75,7 +75,8 @@ struct mirror {
 	/* What is to be compared as a whole; scan_at: when (ms), 0: not. */
 	int64_t scan_at, scanned_at, pruned_at;
 	bool compare;
-	/* A comparison at the start or after a RESET: what is gone was not seen going, and the removal of all is none of a user. */
+	/* A comparison at the start or after a RESET: what is gone was not seen going, and the removal of all is none of a user.
+	   */
 	bool strict;
 	/* the folder has gone */
 	bool root_gone;
@@ -87,6 +88,10 @@ struct mirror {
 	bool refused_tried;
 	/* of the step now: what could not be done and is to be tried again */
 	uint64_t failures;
+	/* one is more than the server takes */
+	bool limited;
+	/* folders that the last comparison could not read */
+	uint64_t unreadable;
 	struct mirror_batch batch;
 	/* what the replica has, with what is to be sent: for the caps */
 	uint64_t entries, bytes;
@@ -139,8 +144,8 @@ int mirror_left_alone(struct mirror *mirror, const char *name);
 
 /* ---- mirror-step.c ---- */
 
-/* Decides about one entry and its file; what is to be done goes into the batch. removals: whether it is time for these; *done_r is false if
-   it is one, and it is not. An exit code. */
+/* Decides about one entry and its file; what is to be done goes into the batch. removals: whether it is time for these; *done_r
+   is false if it is one, and it is not. An exit code. */
 int mirror_step(struct mirror *mirror, const char *name, bool removals, bool *done_r);
 /* The entry's file: path_r has room for MIRROR_INSIDE. false: it has none. */
 bool mirror_step_path(struct mirror *mirror, const char *name, char path_r[MIRROR_PATH_MAX + 4]);

@@ -1,5 +1,5 @@
-/* End-to-end encryption: which ring of a subtree this device holds to. What the server shows is not taken for granted: a ring is accepted if it
-   was opened and is newer than what was seen, and it is kept. Called by the other crypt-*.c. */
+/* End-to-end encryption: which ring of a subtree this device holds to. What the server shows is not taken for granted: a ring is
+   accepted if it was opened and is newer than what was seen, and it is kept. Called by the other crypt-*.c. */
 
 #include "crypt-state.h"
 
@@ -36,8 +36,9 @@ bool crypt_ring_is_stale(const struct crypt_known *known, const struct crypt_rin
 	return memcmp(hash, known->hash, CRYPT_HASH_SIZE) != 0;
 }
 
-static enum dovetail_status ring_confirm(struct crypt_context *context, const struct crypt_subtree *subtree, const struct crypt_ring *ring,
-					 const void *text, size_t size)
+static enum dovetail_status
+ring_confirm(struct crypt_context *context, const struct crypt_subtree *subtree, const struct crypt_ring *ring, const void *text,
+	     size_t size)
 {
 	struct crypt_known known;
 	enum dovetail_status status = crypt_known_get(context, subtree->name, &known);
@@ -53,8 +54,8 @@ static enum dovetail_status ring_confirm(struct crypt_context *context, const st
 }
 
 enum dovetail_status
-crypt_ring_accept(struct crypt_context *context, struct crypt_subtree *subtree, struct crypt_ring *ring, const void *text, size_t size,
-		  bool confirmed)
+crypt_ring_accept(struct crypt_context *context, struct crypt_subtree *subtree, struct crypt_ring *ring, const void *text,
+		  size_t size, bool confirmed)
 {
 	enum dovetail_status status = DOVETAIL_OK;
 
@@ -140,7 +141,8 @@ static enum dovetail_status ring_lose(struct crypt_context *context, struct cryp
 	return DOVETAIL_OK;
 }
 
-/* Made with the ring key that we have? Then it is the accepted one, if it is not older; *taken_r: nothing is left to be decided on. */
+/* Made with the ring key that we have? Then it is the accepted one, if it is not older; *taken_r: nothing is left to be decided
+   on. */
 static enum dovetail_status
 ring_follow(struct crypt_context *context, struct crypt_subtree *subtree, const struct crypt_known *known, struct crypt_ring *ring,
 	    const void *data, size_t size, bool *taken_r)
@@ -177,7 +179,8 @@ ring_judge(struct crypt_context *context, struct crypt_subtree *subtree, const s
 	    (subtree->ring != NULL && memcmp(subtree->ring_hash, hash, CRYPT_HASH_SIZE) == 0)) {
 		/* nothing new */
 		;
-	} else if (known->seen && (memcmp(known->subtree_id, ring->subtree_id, CRYPT_SUBTREE_ID_SIZE) != 0 || ring->epoch < known->epoch)) {
+	} else if (known->seen && (memcmp(known->subtree_id, ring->subtree_id, CRYPT_SUBTREE_ID_SIZE) != 0 ||
+				   ring->epoch < known->epoch)) {
 		crypt_tell(context, DOVETAIL_NOTICE_ROLLBACK, "", subtree->name, CRYPT_ROLLED_BACK);
 	} else if (subtree->ring != NULL) {
 		if (subtree->ring->secrets != NULL && ring->epoch == subtree->ring->epoch)

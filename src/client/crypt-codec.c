@@ -1,5 +1,5 @@
-/* End-to-end encryption: the codec of a replica (replica.h), i.e. what the user's names and values are on the wire and back, and what is
-   noticed when values arrive. The context is crypt-state.h's; the replica owns it through the codec. */
+/* End-to-end encryption: the codec of a replica (replica.h), i.e. what the user's names and values are on the wire and back, and
+   what is noticed when values arrive. The context is crypt-state.h's; the replica owns it through the codec. */
 
 #include "crypt-state.h"
 
@@ -52,24 +52,44 @@ static void seen_add(struct crypt_seen *seen, const uint8_t *device, uint64_t co
 	seen->devices[i].counter = counter;
 }
 
+/* Is the value on the server one of ours, and nothing waits yet? *counter_r: older ones of ours are old, also while a later one
+   waits. (What we have written last may have been refused: it says nothing.) */
+static bool own_is_there(struct crypt_context *context, const struct crypt_ring *ring, const struct crypt_known *known,
+			 const char *mailbox, const char *wire, uint64_t *counter_r)
+{
+	struct dovetail_entry entry;
+	struct crypt_value value;
+	const char *error;
+	bool own;
+
+	if (replica_get_raw(context->replica, mailbox, wire, &entry) != DOVETAIL_OK || entry.data == NULL ||
+	    (entry.flags & DOVETAIL_ENTRY_PENDING) != 0 ||
+	    crypt_value_open(ring, wire, entry.data, entry.size, CRYPT_ACCEPT_LIVE, &value, &error) != DOVETAIL_OK)
+		return false;
+	own = memcmp(value.device, known->device, CRYPT_DEVICE_SIZE) == 0;
+	*counter_r = value.counter;
+	crypt_value_free(&value);
+	return own;
+}
+
 /* The next counter is drawn, and kept in the transaction that queues what has it. */
 static enum dovetail_status
-counter_draw(struct crypt_context *context, const char *subtree, const char *mailbox, const char *wire, struct crypt_known *known_r)
+counter_draw(struct crypt_context *context, const struct crypt_ring *ring, const char *mailbox, const char *wire,
+	     struct crypt_known *known_r)
 {
 	struct crypt_seen seen;
-	enum dovetail_status status = crypt_known_get(context, subtree, known_r);
-	uint64_t now = now_ms();
+	enum dovetail_status status = crypt_known_get(context, ring->subtree, known_r);
+	uint64_t now = now_ms(), there;
 
 	if (status != DOVETAIL_OK)
 		return status;
 	known_r->counter = now > known_r->counter ? now : known_r->counter + 1;
-	status = crypt_known_set(context, subtree, known_r);
+	status = crypt_known_set(context, ring->subtree, known_r);
 	if (status == DOVETAIL_OK)
 		status = crypt_seen_get(context, mailbox, wire, &seen);
 	if (status == DOVETAIL_OK) {
-		/* what we have written before is what was there last, or older; while it waits, nothing is known */
-		if (seen.own != 0 && !replica_is_pending(context->replica, mailbox, wire))
-			seen_add(&seen, known_r->device, seen.own);
+		if (own_is_there(context, ring, known_r, mailbox, wire, &there))
+			seen_add(&seen, known_r->device, there - 1);
 		seen.own = known_r->counter;
 		seen.ahead = true;
 		status = crypt_seen_set(context, mailbox, wire, &seen);
@@ -90,7 +110,8 @@ codec_encode(void *_context, const char *mailbox, const char *name, const void *
 
 	memset(coded_r, 0, sizeof(*coded_r));
 	if (crypt_is_reserved(name, &reserved))
-		return replica_fail(context->replica, DOVETAIL_INVALID, "%s: names below " CRYPT_RESERVED " are reserved for keys", name);
+		return replica_fail(context->replica, DOVETAIL_INVALID, "%s: names below " CRYPT_RESERVED " are reserved for keys",
+				    name);
 	subtree = crypt_subtree_find(context, name);
 	status = crypt_ring_refresh(context, subtree);
 	if (status != DOVETAIL_OK)
@@ -102,7 +123,7 @@ codec_encode(void *_context, const char *mailbox, const char *name, const void *
 	if (status != DOVETAIL_OK)
 		return replica_fail(context->replica, status, "%s: %s", name, error);
 	coded_r->name = context->wire;
-	status = counter_draw(context, subtree->name, mailbox, context->wire, &known);
+	status = counter_draw(context, subtree->ring, mailbox, context->wire, &known);
 	if (status != DOVETAIL_OK || data == NULL)
 		return status;
 	put_octets(value.device, known.device, CRYPT_DEVICE_SIZE);
@@ -129,7 +150,8 @@ seen_is_older(struct crypt_context *context, const char *mailbox, const char *wi
 	if (value->counter == seen->last && memcmp(value->device, seen->last_device, CRYPT_DEVICE_SIZE) == 0)
 		return seen->ahead && !context->catching_up && !replica_is_pending(context->replica, mailbox, wire);
 	for (i = 0; i < seen->count; i++) {
-		if (memcmp(seen->devices[i].device, value->device, CRYPT_DEVICE_SIZE) == 0 && value->counter <= seen->devices[i].counter)
+		if (memcmp(seen->devices[i].device, value->device, CRYPT_DEVICE_SIZE) == 0 &&
+		    value->counter <= seen->devices[i].counter)
 			return true;
 	}
 	/* catching up: what we have written later may have been refused, and this is what is there still */
@@ -210,7 +232,8 @@ static void flag(struct crypt_context *context, struct replica_coded *coded, uns
 		crypt_tell(context, DOVETAIL_NOTICE_UNREADABLE, mailbox, wire, text);
 }
 
-/* Own writes that wait may be as nothing is accepted from the server any more: plain, with a retired key, with the keys that lost. */
+/* Own writes that wait may be as nothing is accepted from the server any more: plain, with a retired key, with the keys that
+   lost. */
 static enum dovetail_status
 open_pending(struct crypt_context *context, const struct crypt_subtree *subtree, const char *wire, const void *data, size_t size)
 {
@@ -224,7 +247,8 @@ open_pending(struct crypt_context *context, const struct crypt_subtree *subtree,
 	return status;
 }
 
-/* Is there a value at the wire name that is encrypted already? A write of our own that waits says nothing of what is on the server. */
+/* Is there a value at the wire name that is encrypted already? A write of our own that waits says nothing of what is on the
+   server. */
 static enum dovetail_status sealed_was_seen(struct crypt_context *context, const char *mailbox, const char *wire, bool *seen_r)
 {
 	struct dovetail_entry entry;
@@ -240,10 +264,11 @@ static enum dovetail_status sealed_was_seen(struct crypt_context *context, const
 	return status == DOVETAIL_NOT_FOUND ? DOVETAIL_OK : status;
 }
 
-/* A value that is not encrypted, while the subtree is being converted: to be written anew, but it does not come back once it was. */
+/* A value that is not encrypted, while the subtree is being converted: to be written anew, but it does not come back once it
+   was. */
 static enum dovetail_status
-plain_decode(struct crypt_context *context, const struct crypt_subtree *subtree, const char *mailbox, const char *wire, const void *data,
-	     size_t size, bool arriving, struct replica_coded *coded_r)
+plain_decode(struct crypt_context *context, const struct crypt_subtree *subtree, const char *mailbox, const char *wire,
+	     const void *data, size_t size, bool arriving, struct replica_coded *coded_r)
 {
 	uint8_t hash[CRYPT_HASH_SIZE];
 	struct crypt_seen seen;
@@ -266,7 +291,8 @@ plain_decode(struct crypt_context *context, const struct crypt_subtree *subtree,
 		if (status == DOVETAIL_OK && refused) {
 			put_octets(seen.refused, hash, CRYPT_HASH_SIZE);
 			status = crypt_seen_set(context, mailbox, wire, &seen);
-			crypt_tell(context, DOVETAIL_NOTICE_ROLLBACK, mailbox, wire, "the server shows a value from before the encryption");
+			crypt_tell(context, DOVETAIL_NOTICE_ROLLBACK, mailbox, wire,
+				   "the server shows a value from before the encryption");
 		}
 	} else if (status == DOVETAIL_OK) {
 		refused = memcmp(seen.refused, hash, CRYPT_HASH_SIZE) == 0;
@@ -282,8 +308,8 @@ plain_decode(struct crypt_context *context, const struct crypt_subtree *subtree,
 }
 
 static enum dovetail_status
-value_decode(struct crypt_context *context, const struct crypt_subtree *subtree, const char *mailbox, const char *wire, const void *data,
-	     size_t size, bool arriving, struct replica_coded *coded_r)
+value_decode(struct crypt_context *context, const struct crypt_subtree *subtree, const char *mailbox, const char *wire,
+	     const void *data, size_t size, bool arriving, struct replica_coded *coded_r)
 {
 	bool locked = subtree->ring == NULL || subtree->ring->secrets == NULL, refused = false;
 	uint8_t hash[CRYPT_HASH_SIZE];
@@ -294,7 +320,8 @@ value_decode(struct crypt_context *context, const struct crypt_subtree *subtree,
 	if (!locked)
 		status = crypt_value_open(subtree->ring, wire, data, size, CRYPT_ACCEPT_LIVE, &context->value, &error);
 	context->stale = status == DOVETAIL_OK && !context->value.current;
-	if (status != DOVETAIL_OK && status != DOVETAIL_SYSTEM && !arriving && replica_is_pending(context->replica, mailbox, wire)) {
+	if (status != DOVETAIL_OK && status != DOVETAIL_SYSTEM && !arriving &&
+	    replica_is_pending(context->replica, mailbox, wire)) {
 		status = open_pending(context, subtree, wire, data, size);
 		context->stale = true;
 		/* queued before the subtree was encrypted */

@@ -1,5 +1,5 @@
-/* End-to-end encryption: what a passphrase or a key file gives, key files themselves, and the text form of what is sealed. Called by the
-   other crypt-*.c; owns nothing. */
+/* End-to-end encryption: what a passphrase or a key file gives, key files themselves, and the text form of what is sealed.
+   Called by the other crypt-*.c; owns nothing. */
 
 #include "crypt-private.h"
 
@@ -40,7 +40,8 @@ bool crypt_begin(const struct crypt_env **env, const char **error_r)
 	return true;
 }
 
-void crypt_derive(const uint8_t key[CRYPT_KEY_SIZE], const char *purpose, const void *more, size_t more_size, uint8_t *out, size_t n)
+void crypt_derive(const uint8_t key[CRYPT_KEY_SIZE], const char *purpose, const void *more, size_t more_size, uint8_t *out,
+		  size_t n)
 {
 	crypto_generichash_state state;
 
@@ -96,7 +97,8 @@ static enum dovetail_status key_file_read(int fd, char *text, size_t size, uint8
 	while (got > 0 && (text[got - 1] == '\n' || text[got - 1] == '\r' || text[got - 1] == '='))
 		got--;
 	if (got == size ||
-	    sodium_base642bin(octets, CRYPT_KEY_SIZE, text, got, NULL, &key_size, NULL, sodium_base64_VARIANT_ORIGINAL_NO_PADDING) < 0 ||
+	    sodium_base642bin(octets, CRYPT_KEY_SIZE, text, got, NULL, &key_size, NULL,
+			      sodium_base64_VARIANT_ORIGINAL_NO_PADDING) < 0 ||
 	    key_size != CRYPT_KEY_SIZE)
 		return crypt_fail(error_r, DOVETAIL_INVALID, "the key file does not have 32 octets in base64");
 	return DOVETAIL_OK;
@@ -162,6 +164,20 @@ static bool key_file_write(int fd, const char *text, size_t size)
 	return fsync(fd) == 0;
 }
 
+/* Its place in the directory, too: what it alone opens may be on the server soon. Some directories cannot be read, or not be synced. */
+static void key_file_dir_sync(const char *path)
+{
+	const char *name = strrchr(path, '/');
+	char *dir = name == NULL ? strdup(".") : strndup(path, name - path + 1);
+	int fd = dir == NULL ? -1 : open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd >= 0) {
+		(void)fsync(fd);
+		(void)close(fd);
+	}
+	free(dir);
+}
+
 enum dovetail_status dovetail_key_file_create(const char *path, char **error_r)
 {
 	const struct crypt_env *env = NULL;
@@ -195,6 +211,8 @@ enum dovetail_status dovetail_key_file_create(const char *path, char **error_r)
 		}
 		if (status != DOVETAIL_OK)
 			(void)unlink(path);
+		else
+			key_file_dir_sync(path);
 	}
 	sodium_free(octets);
 	sodium_free(text);

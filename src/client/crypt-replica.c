@@ -39,13 +39,15 @@ static enum dovetail_status subtree_name(struct dovetail *replica, const char *s
 	for (i = 0; i < size; i++) {
 		if (name[i] >= 'A' && name[i] <= 'Z')
 			name[i] += 'a' - 'A';
-		if (name[i] < 0x20 || name[i] > 0x7e || name[i] == '*' || name[i] == '%' || (name[i] == '/' && (name[i + 1] == '/' || name[i + 1] == '\0')))
+		if (name[i] < 0x20 || name[i] > 0x7e || name[i] == '*' || name[i] == '%' ||
+		    (name[i] == '/' && (name[i + 1] == '/' || name[i + 1] == '\0')))
 			break;
 	}
 	if (i < size || size > NAME_MAX_SIZE - strlen(CRYPT_RING_ENTRY) || crypt_is_reserved(name, &reserved) ||
 	    ((strncmp(name, "/private/", 9) != 0 || size == 9) && (strncmp(name, "/shared/", 8) != 0 || size == 8))) {
 		free(name);
-		return replica_fail(replica, DOVETAIL_INVALID, "not the name of a subtree that can be encrypted: \"%.200s\"", subtree);
+		return replica_fail(replica, DOVETAIL_INVALID, "not the name of a subtree that can be encrypted: \"%.200s\"",
+				    subtree);
 	}
 	*name_r = name;
 	return DOVETAIL_OK;
@@ -144,7 +146,8 @@ static enum dovetail_status entries_check(struct dovetail *replica, const struct
 	while (name_status == DOVETAIL_OK && (status = dovetail_iter_next(iter, &entry)) == DOVETAIL_OK) {
 		*used_r = true;
 		if ((entry.flags & DOVETAIL_ENTRY_PENDING) != 0) {
-			status = replica_fail(replica, DOVETAIL_BUSY, "%s: writes wait there that are not encrypted: synchronize first", ring->subtree);
+			status = replica_fail(replica, DOVETAIL_BUSY,
+					      "%s: writes wait there that are not encrypted: synchronize first", ring->subtree);
 			break;
 		}
 		name_status = crypt_name_to_wire(ring, entry.name, &wire, &error);
@@ -172,7 +175,8 @@ static enum dovetail_status subtree_check(struct dovetail *replica, struct crypt
 
 /* A ring with its first secret, for what is there. */
 static enum dovetail_status
-ring_begin(struct dovetail *replica, const char *name, const struct dovetail_secret *secret, bool hide_names, struct crypt_ring **ring_r)
+ring_begin(struct dovetail *replica, const char *name, const struct dovetail_secret *secret, bool hide_names,
+	   struct crypt_ring **ring_r)
 {
 	const char *error = NULL;
 	enum dovetail_status status = crypt_ring_new(name, hide_names, NULL, ring_r, &error);
@@ -247,8 +251,8 @@ ring_open(struct dovetail *replica, const char *subtree, const char *text, size_
 	return replica_fail(replica, status, "%s: %s", subtree, error);
 }
 
-/* The secret opens the ring that was kept, and not the one that the server shows, text (which is one by its form). Somebody may have removed
-   the secret or changed the key; or the server has made it up, or shows an old one. */
+/* The secret opens the ring that was kept, and not the one that the server shows, text (which is one by its form). Somebody may
+   have removed the secret or changed the key; or the server has made it up, or shows an old one. */
 static bool ring_is_wrong(const struct crypt_known *known, const struct crypt_ring *kept, const char *text, size_t size)
 {
 	struct crypt_ring *ring;
@@ -266,8 +270,8 @@ static bool ring_is_wrong(const struct crypt_known *known, const struct crypt_ri
 
 /* The ring that was accepted, if that of the server (text, NULL: none; status: what came of it) is not as it should be. */
 static enum dovetail_status
-unlock_kept(struct crypt_context *context, struct crypt_subtree *subtree, const struct dovetail_secret *secret, const struct crypt_known *known,
-	    const char *text, size_t size, enum dovetail_status status)
+unlock_kept(struct crypt_context *context, struct crypt_subtree *subtree, const struct dovetail_secret *secret,
+	    const struct crypt_known *known, const char *text, size_t size, enum dovetail_status status)
 {
 	struct crypt_ring *ring;
 	enum dovetail_status kept;
@@ -278,9 +282,10 @@ unlock_kept(struct crypt_context *context, struct crypt_subtree *subtree, const 
 	if (kept != DOVETAIL_OK)
 		return kept;
 	if (kept_text == NULL) {
-		return status == DOVETAIL_WRONG_KEY ? status : replica_fail(context->replica, status, text == NULL ?
-			"%s: its keys have not come from the server" : "%s: its keys on the server are damaged or older than this device has seen",
-			subtree->name);
+		return status == DOVETAIL_WRONG_KEY ? status :
+			replica_fail(context->replica, status, "%s: its keys %s", subtree->name, text == NULL ?
+				     "have not come from the server" :
+				     "on the server are damaged or older than this device has seen");
 	}
 	kept = ring_open(context->replica, subtree->name, kept_text, kept_size, secret, &ring);
 	if (kept == DOVETAIL_OK && status == DOVETAIL_WRONG_KEY && !ring_is_wrong(known, ring, text, size)) {
@@ -362,7 +367,8 @@ enum dovetail_status dovetail_unlock(struct dovetail *replica, const char *subtr
 		/* the secret may be for what waits here, or for both */
 		lost = unlock_lost(context, known, secret);
 		if (status == DOVETAIL_WRONG_KEY && lost == DOVETAIL_OK) {
-			return replica_fail(replica, DOVETAIL_LOCKED, "%s: this secret opens what was written here before another device's keys came: "
+			return replica_fail(replica, DOVETAIL_LOCKED,
+					    "%s: this secret opens what was written here before another device's keys came: "
 					    "give a secret that opens those, too", known->name);
 		}
 		if (status == DOVETAIL_WRONG_KEY)
@@ -419,7 +425,8 @@ enum dovetail_status dovetail_secret_remove(struct dovetail *replica, const char
 }
 
 enum dovetail_status
-dovetail_secret_each(struct dovetail *replica, const char *subtree, bool (*each)(void *context, const char *label, const char *kind), void *each_context)
+dovetail_secret_each(struct dovetail *replica, const char *subtree,
+		     bool (*each)(void *context, const char *label, const char *kind), void *each_context)
 {
 	struct crypt_context *context;
 	struct crypt_subtree *known;
@@ -437,7 +444,8 @@ dovetail_secret_each(struct dovetail *replica, const char *subtree, bool (*each)
 	if (status != DOVETAIL_OK)
 		return replica_fail(replica, status, "%s", error);
 	for (i = 0; i < ring->slot_count; i++) {
-		if (!each(each_context, ring->slots[i].label, ring->slots[i].kind == CRYPT_SLOT_PASSPHRASE ? "passphrase" : "key-file"))
+		if (!each(each_context, ring->slots[i].label,
+			  ring->slots[i].kind == CRYPT_SLOT_PASSPHRASE ? "passphrase" : "key-file"))
 			break;
 	}
 	crypt_ring_free(ring);
@@ -461,8 +469,8 @@ dovetail_rotate_key(struct dovetail *replica, const char *subtree, const char *l
 		return status;
 	free(text);
 	if (text != NULL && known->lost == NULL) {
-		return replica_fail(replica, DOVETAIL_LOCKED, "%s: writes wait here with keys that came too late: give their secret first",
-				    known->name);
+		return replica_fail(replica, DOVETAIL_LOCKED,
+				    "%s: writes wait here with keys that came too late: give their secret first", known->name);
 	}
 	status = crypt_ring_copy(known->ring, &copy, &error);
 	if (status == DOVETAIL_OK) {

@@ -66,7 +66,8 @@ void crypt_context_free(struct crypt_context *context)
 	free(context);
 }
 
-void crypt_tell(struct crypt_context *context, enum dovetail_notice notice, const char *mailbox, const char *entry, const char *text)
+void crypt_tell(struct crypt_context *context, enum dovetail_notice notice, const char *mailbox, const char *entry,
+		const char *text)
 {
 	struct crypt_told *told;
 
@@ -189,7 +190,8 @@ enum dovetail_status crypt_subtree_add(struct crypt_context *context, const char
 
 /* *data_r NULL: there is none */
 static enum dovetail_status
-local_get(struct crypt_context *context, const char *kind, const char *name, const char *mailbox, const uint8_t **data_r, size_t *size_r)
+local_get(struct crypt_context *context, const char *kind, const char *name, const char *mailbox, const uint8_t **data_r,
+	  size_t *size_r)
 {
 	enum dovetail_status status;
 	const void *data = NULL;
@@ -228,7 +230,8 @@ enum dovetail_status crypt_known_get(struct crypt_context *context, const char *
 	if (status != DOVETAIL_OK)
 		return status;
 	if (p != NULL && size != KNOWN_SIZE)
-		return replica_fail(context->replica, DOVETAIL_REPLICA, "what the replica knows of the keys of %s is damaged", subtree);
+		return replica_fail(context->replica, DOVETAIL_REPLICA, "what the replica knows of the keys of %s is damaged",
+				    subtree);
 	if (p == NULL) {
 		if (!crypt_begin(&env, &error))
 			return replica_fail(context->replica, DOVETAIL_SYSTEM, "%s", error);
@@ -289,7 +292,8 @@ enum dovetail_status crypt_seen_get(struct crypt_context *context, const char *m
 	return DOVETAIL_OK;
 }
 
-enum dovetail_status crypt_seen_set(struct crypt_context *context, const char *mailbox, const char *wire, const struct crypt_seen *seen)
+enum dovetail_status crypt_seen_set(struct crypt_context *context, const char *mailbox, const char *wire,
+				    const struct crypt_seen *seen)
 {
 	uint8_t data[SEEN_HEAD_SIZE + CRYPT_SEEN_DEVICES * SEEN_DEVICE_SIZE], *p;
 	size_t i;

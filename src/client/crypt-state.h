@@ -1,8 +1,8 @@
 #ifndef CLIENT_CRYPT_STATE_H
 #define CLIENT_CRYPT_STATE_H
 
-/* What the encryption knows of one replica: its subtrees and their rings in memory, and what is kept in the replica's local values. Shared by
-   crypt-state.c, crypt-accept.c, crypt-codec.c, crypt-step.c and crypt-replica.c. */
+/* What the encryption knows of one replica: its subtrees and their rings in memory, and what is kept in the replica's local
+   values. Shared by crypt-state.c, crypt-accept.c, crypt-codec.c, crypt-step.c and crypt-replica.c. */
 
 #include "crypt-private.h"
 #include "replica.h"
@@ -95,8 +95,10 @@ bool crypt_is_reserved(const char *name, size_t *size_r);
 
 enum dovetail_status crypt_known_get(struct crypt_context *context, const char *subtree, struct crypt_known *known_r);
 enum dovetail_status crypt_known_set(struct crypt_context *context, const char *subtree, const struct crypt_known *known);
-enum dovetail_status crypt_seen_get(struct crypt_context *context, const char *mailbox, const char *wire, struct crypt_seen *seen_r);
-enum dovetail_status crypt_seen_set(struct crypt_context *context, const char *mailbox, const char *wire, const struct crypt_seen *seen);
+enum dovetail_status crypt_seen_get(struct crypt_context *context, const char *mailbox, const char *wire,
+				    struct crypt_seen *seen_r);
+enum dovetail_status crypt_seen_set(struct crypt_context *context, const char *mailbox, const char *wire,
+				    const struct crypt_seen *seen);
 
 /* kind: "ring" (the accepted one's text), "lost". *text_r is malloc()ed, NULL: none. */
 enum dovetail_status
@@ -106,12 +108,13 @@ crypt_text_set(struct crypt_context *context, const char *kind, const char *subt
 
 /* crypt-accept.c */
 void crypt_text_hash(const void *text, size_t size, uint8_t hash[CRYPT_HASH_SIZE]);
-/* The ring (unlocked; taken over) with its text is the accepted one now, in memory and in the replica. confirmed: it is the server's, too. */
+/* The ring (unlocked; taken over) with its text is the accepted one now, in memory and in the replica. confirmed: it is the
+   server's, too. */
 enum dovetail_status
-crypt_ring_accept(struct crypt_context *context, struct crypt_subtree *subtree, struct crypt_ring *ring, const void *text, size_t size,
-		  bool confirmed);
-/* Was the accepted ring seen on the server? Was one with its keys? Until then, nothing is sent that is sealed with them: another device may be
-   first with others. */
+crypt_ring_accept(struct crypt_context *context, struct crypt_subtree *subtree, struct crypt_ring *ring, const void *text,
+		  size_t size, bool confirmed);
+/* Was the accepted ring seen on the server? Was one with its keys? Until then, nothing is sent that is sealed with them: another
+   device may be first with others. */
 bool crypt_ring_is_confirmed(const struct crypt_known *known, const struct crypt_subtree *subtree);
 bool crypt_ring_is_published(const struct crypt_known *known, const struct crypt_subtree *subtree);
 /* Is this (unlocked) ring, with this text, older than what was seen, or another one? */
@@ -131,7 +134,8 @@ enum dovetail_status crypt_step(struct crypt_context *context, struct crypt_subt
 
 #define CRYPT_ROLLED_BACK "the server shows an older or another set of keys than this device has seen"
 /* Remembers what is to be told; text is static. */
-void crypt_tell(struct crypt_context *context, enum dovetail_notice notice, const char *mailbox, const char *entry, const char *text);
+void crypt_tell(struct crypt_context *context, enum dovetail_notice notice, const char *mailbox, const char *entry,
+		const char *text);
 
 /* crypt-codec.c */
 void crypt_codec_set(struct crypt_context *context);

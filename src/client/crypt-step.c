@@ -1,5 +1,5 @@
-/* End-to-end encryption: what goes on at each consistent state, i.e. the ring that has to be on the server, writing anew after a rotation or at the
-   beginning, and telling what was noticed. */
+/* End-to-end encryption: what goes on at each consistent state, i.e. the ring that has to be on the server, writing anew after a
+   rotation or at the beginning, and telling what was noticed. */
 
 #include "crypt-state.h"
 
@@ -71,8 +71,8 @@ crypt_ring_store(struct crypt_context *context, const char *name, struct crypt_r
 	status = crypt_ring_write(ring, NULL, &text, &size, &error);
 	if (status != DOVETAIL_OK)
 		status = replica_fail(context->replica, status, "%s: %s", name, error);
-	/* The keys before the subtree, and both before the queue: after a crash in between there is no subtree without keys, and what did not
-	   get into the queue is for step_ring(). */
+	/* The keys before the subtree, and both before the queue: after a crash in between there is no subtree without keys, and
+	   what did not get into the queue is for step_ring(). */
 	if (status == DOVETAIL_OK)
 		status = crypt_text_set(context, "ring", name, text, size);
 	if (status == DOVETAIL_OK)
@@ -143,10 +143,11 @@ static bool find_refused(void *context, const struct dovetail_refused *refused)
 	return false;
 }
 
-/* The accepted ring is not on the server: a client without keys has removed it, or it did not get into the queue. Without it nothing could
-   be read by anybody. Not if the server does not take it, nor over one that we do not know. */
+/* The accepted ring is not on the server: a client without keys has removed it, or it did not get into the queue. Without it
+   nothing could be read by anybody. Not if the server does not take it, nor over one that we do not know. */
 static enum dovetail_status
-step_ring_again(struct crypt_context *context, const struct crypt_subtree *subtree, const struct crypt_known *known, const uint8_t *shown)
+step_ring_again(struct crypt_context *context, const struct crypt_subtree *subtree, const struct crypt_known *known,
+		const uint8_t *shown)
 {
 	enum dovetail_status status;
 	const char *find;
@@ -241,7 +242,8 @@ enum dovetail_status crypt_step(struct crypt_context *context, struct crypt_subt
 	status = crypt_ring_copy(subtree->ring, &copy, &error);
 	if (status == DOVETAIL_OK)
 		status = crypt_ring_settle(copy, &error);
-	return status == DOVETAIL_OK ? crypt_ring_store(context, subtree->name, copy, &subtree) : replica_fail(context->replica, status, "%s", error);
+	return status == DOVETAIL_OK ? crypt_ring_store(context, subtree->name, copy, &subtree) :
+		replica_fail(context->replica, status, "%s", error);
 }
 
 enum dovetail_status crypt_replica_step(struct dovetail *replica, crypt_notice_t *notice, void *notice_context)

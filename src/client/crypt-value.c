@@ -1,5 +1,5 @@
-/* End-to-end encryption: values and names as they are on the server (docs/encryption.md, "Values" and "Hidden names"). Called by crypt-replica.c
-   and tests; owns nothing. */
+/* End-to-end encryption: values and names as they are on the server (docs/encryption.md, "Values" and "Hidden names"). Called by
+   crypt-replica.c and tests; owns nothing. */
 
 #include "crypt-private.h"
 
@@ -183,8 +183,8 @@ crypt_value_seal(const struct crypt_ring *ring, const char *wire, const struct c
 		return crypt_fail(error_r, DOVETAIL_SYSTEM, out_of_memory);
 	}
 	/* in place */
-	crypto_aead_xchacha20poly1305_ietf_encrypt(octets + HEAD_SIZE, NULL, octets + HEAD_SIZE, plain_size, bound, bound_size, NULL,
-						   octets + 1 + CRYPT_KEY_ID_SIZE, ring->secrets->keys[0].key);
+	crypto_aead_xchacha20poly1305_ietf_encrypt(octets + HEAD_SIZE, NULL, octets + HEAD_SIZE, plain_size, bound, bound_size,
+						   NULL, octets + 1 + CRYPT_KEY_ID_SIZE, ring->secrets->keys[0].key);
 	*data_r = crypt_text_encode(CRYPT_PREFIX_VALUE, octets, HEAD_SIZE + plain_size + TAG_SIZE, size_r);
 	free(bound);
 	free(octets);
@@ -253,8 +253,8 @@ plain_get(const struct crypt_ring *ring, const char *wire, const uint8_t *plain,
 }
 
 static const struct crypt_key *
-value_key(const struct crypt_ring *ring, const uint8_t *id, enum crypt_accept accept, bool *current_r, enum dovetail_status *status_r,
-	  const char **error_r)
+value_key(const struct crypt_ring *ring, const uint8_t *id, enum crypt_accept accept, bool *current_r,
+	  enum dovetail_status *status_r, const char **error_r)
 {
 	const struct crypt_secrets *secrets = ring->secrets;
 	unsigned int i;

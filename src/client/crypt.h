@@ -1,8 +1,8 @@
 #ifndef CLIENT_CRYPT_H
 #define CLIENT_CRYPT_H
 
-/* End-to-end encryption: keys and the formats of encrypted values and names (docs/encryption.md has them to the octet). Pure functions on
-   octets with libsodium; no I/O but key files. crypt-replica.c ties them to the replica.
+/* End-to-end encryption: keys and the formats of encrypted values and names (docs/encryption.md has them to the octet). Pure
+   functions on octets with libsodium; no I/O but key files. crypt-replica.c ties them to the replica.
 
    Secrets are in sodium_malloc() memory and wiped. Texts of errors are static, and have nothing secret in them. */
 
@@ -26,7 +26,8 @@
 #define CRYPT_RESERVED ".dovetail"
 #define CRYPT_RING_ENTRY "/" CRYPT_RESERVED "/ring"
 
-/* What is pinned, and where random octets come from. NULL in its place: the real limits and randombytes_buf(). Only tests give another. */
+/* What is pinned, and where random octets come from. NULL in its place: the real limits and randombytes_buf(). Only tests give
+   another. */
 struct crypt_env {
 	/* passes and KiB of memory of Argon2id: what a slot may ask for, and what new slots have */
 	uint32_t passes_min, passes_max, kib_min, kib_max, passes, kib;
@@ -68,8 +69,8 @@ enum dovetail_status
 crypt_ring_new(const char *subtree, bool hide_names, const struct crypt_env *env, struct crypt_ring **ring_r, const char **error_r);
 void crypt_ring_free(struct crypt_ring *ring);
 enum dovetail_status crypt_ring_copy(const struct crypt_ring *ring, struct crypt_ring **copy_r, const char **error_r);
-/* From the ring entry's value: locked. DAMAGED: not a ring, damaged on the way, or a slot that asks for less or more key derivation than is
-   allowed. */
+/* From the ring entry's value: locked. DAMAGED: not a ring, damaged on the way, or a slot that asks for less or more key
+   derivation than is allowed. */
 enum dovetail_status
 crypt_ring_parse(const char *subtree, const void *data, size_t size, const struct crypt_env *env, struct crypt_ring **ring_r,
 		 const char **error_r);
@@ -100,8 +101,8 @@ int crypt_ring_compare(const struct crypt_ring *a, const struct crypt_ring *b);
 
 /* ---- Names ---- */
 
-/* name is below the ring's subtree (or it itself), valid and in lower case. The name on the server: itself, or hidden. INVALID: reserved; LIMIT: too
-   long. *wire_r is freed with free(). */
+/* name is below the ring's subtree (or it itself), valid and in lower case. The name on the server: itself, or hidden. INVALID:
+   reserved; LIMIT: too long. *wire_r is freed with free(). */
 enum dovetail_status
 crypt_name_to_wire(const struct crypt_ring *ring, const char *name, char **wire_r, const char **error_r);
 /* At or below "<subtree>/.dovetail". */
@@ -149,8 +150,9 @@ bool crypt_value_is_sealed(const void *data, size_t size);
 
 /* dovetail_open() calls it once the file is open: sets the codec (replica.h). */
 enum dovetail_status crypt_replica_open(struct dovetail *replica);
-/* The sync calls it after each consistent state, before it takes sets from the queue: goes on with what is to be written anew (rotation, conversion,
-   writes that have waited), and tells what has been noticed since the last call. Cheap if there is nothing to do. notice may be NULL. */
+/* The sync calls it after each consistent state, before it takes sets from the queue: goes on with what is to be written anew
+   (rotation, conversion, writes that have waited), and tells what has been noticed since the last call. Cheap if there is
+   nothing to do. notice may be NULL. */
 typedef void crypt_notice_t(void *context, enum dovetail_notice notice, const char *mailbox, const char *entry, const char *text);
 enum dovetail_status crypt_replica_step(struct dovetail *replica, crypt_notice_t *notice, void *context);
 

@@ -1,6 +1,6 @@
-/* Three-way merge on the members of JSON objects (RFC 8259), nested ones too. Jansson says whether all three are objects without double keys; what is
-   merged is their text, so that numbers, escapes and layout stay as they were written. Mine's members stay in their order, what theirs has
-   added comes behind them. Used by merge.c.
+/* Three-way merge on the members of JSON objects (RFC 8259), nested ones too. Jansson says whether all three are objects without
+   double keys; what is merged is their text, so that numbers, escapes and layout stay as they were written. Mine's members stay in
+   their order, what theirs has added comes behind them. Used by merge.c.
 
    Values are the same if their text without white space is. */
 
@@ -296,7 +296,8 @@ static void merge_objects(struct state *state, const char *base, const char *min
 	object_free(&objects[2]);
 }
 
-/* A copy with a NUL behind it; NULL: not an object, or out of memory. INT_AS_REAL: a number of any size is fine, nobody looks at it. */
+/* A copy with a NUL behind it; NULL: not an object, or out of memory. INT_AS_REAL: a number of any size is fine, nobody looks at
+   it. */
 static char *text_check(const struct merge_text *text)
 {
 	json_t *json = json_loadb(text->data, text->size, JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL, NULL);

@@ -1,9 +1,10 @@
-/* Three-way merge on lines, as diff3 does it: base is compared with mine and with theirs; between lines that all three have, what only one side has
-   changed is taken from that side, and what both have changed (differently) is a conflict and taken from mine. A line includes its end (LF, also
-   after CR); the last one may have none. Used by merge.c.
+/* Three-way merge on lines, as diff3 does it: base is compared with mine and with theirs; between lines that all three have, what
+   only one side has changed is taken from that side, and what both have changed (differently) is a conflict and taken from mine. A
+   line includes its end (LF, also after CR); the last one may have none. Used by merge.c.
 
-   The comparison is that of Myers, "An O(ND) Difference Algorithm and Its Variations", after lines at both ends that are the same and lines that the
-   other side does not have were set aside. Its work grows with the square of the differences, so these are bounded. */
+   The comparison is that of Myers, "An O(ND) Difference Algorithm and Its Variations", after lines at both ends that are the same
+   and lines that the other side does not have were set aside. Its work grows with the square of the differences, so these are
+   bounded. */
 
 #include "merge.h"
 
@@ -148,7 +149,8 @@ compare_start(const struct file *a, const struct file *b, int32_t ids, int32_t p
 	return MERGE_DONE;
 }
 
-/* One step: from the furthest ends of d - 1 differences (v, by diagonal -(d-1) ... d-1 in steps of 2) to those of d. true: the end is reached. */
+/* One step: from the furthest ends of d - 1 differences (v, by diagonal -(d-1) ... d-1 in steps of 2) to those of d. true: the end
+   is reached. */
 static bool myers_step(const struct compare *c, int32_t d, const int32_t *before, int32_t *v)
 {
 	int32_t k, x, y, i;
@@ -321,7 +323,8 @@ merge_lines(const struct merge_text *base, const struct merge_text *mine, const 
 		if (memchr(texts[i]->data, '\0', texts[i]->size) != NULL)
 			return MERGE_IMPOSSIBLE;
 	}
-	if (file_split(base, &files[0]) && file_split(mine, &files[1]) && file_split(theirs, &files[2]) && files_number(files, 3, &ids)) {
+	if (file_split(base, &files[0]) && file_split(mine, &files[1]) && file_split(theirs, &files[2]) &&
+	    files_number(files, 3, &ids)) {
 		mine_at = calloc(files[0].count + 1, sizeof(*mine_at));
 		theirs_at = calloc(files[0].count + 1, sizeof(*theirs_at));
 		if (mine_at != NULL && theirs_at != NULL)

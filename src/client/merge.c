@@ -1,4 +1,5 @@
-/* dovetail_merge(): the cases that need no merge, and which merge does the rest. Used by replica-conflict.c and by callers of the library. */
+/* dovetail_merge(): the cases that need no merge, and which merge does the rest. Used by replica-conflict.c and by callers of the
+   library. */
 
 #include "merge.h"
 

@@ -1,5 +1,5 @@
-/* A set of the queue in memory, and what is to become of its writes on the present state: sent, dropped, or merged with what others wrote. Used by
-   replica-queue.c.
+/* A set of the queue in memory, and what is to become of its writes on the present state: sent, dropped, or merged with what others
+   wrote. Used by replica-queue.c.
 
    A write is compared on the wire first: most often the server's value is its base still, and nothing need be decoded. */
 
@@ -61,8 +61,8 @@ static bool item_load(sqlite3_stmt *stmt, struct replica_item *item)
 	item->modseq = sqlite3_column_int64(stmt, 7);
 	item->hidden = sqlite3_column_int(stmt, 14) != 0;
 	/* all three, so that each pointer is ours */
-	return value_copy(stmt, 8, 9, &item->mine) & value_copy(stmt, 10, 11, &item->base) & value_copy(stmt, 12, 13, &item->theirs) &&
-		item->mailbox != NULL && item->wire != NULL && item->name != NULL;
+	return value_copy(stmt, 8, 9, &item->mine) & value_copy(stmt, 10, 11, &item->base) &
+		value_copy(stmt, 12, 13, &item->theirs) && item->mailbox != NULL && item->wire != NULL && item->name != NULL;
 }
 
 static enum dovetail_status items_load(struct dovetail *replica, struct replica_set_memory *set)
@@ -234,8 +234,8 @@ apply_rule(struct dovetail *replica, struct replica_item *item, const struct dov
 }
 
 static enum dovetail_status
-item_conflict(struct dovetail *replica, struct replica_item *item, enum dovetail_rule rule, replica_resolve_t *resolve, void *context,
-	      const struct plain *base, const struct plain *mine, const struct plain *theirs)
+item_conflict(struct dovetail *replica, struct replica_item *item, enum dovetail_rule rule, replica_resolve_t *resolve,
+	      void *context, const struct plain *base, const struct plain *mine, const struct plain *theirs)
 {
 	struct dovetail_conflict conflict = {
 		.mailbox = item->mailbox,

@@ -1,4 +1,5 @@
-/* The users' names of encrypted entries, computed anew when keys have come: readers go in the order of these names, so they are kept. */
+/* The users' names of encrypted entries, computed anew when keys have come: readers go in the order of these names, so they are
+   kept. */
 
 #include "replica-private.h"
 

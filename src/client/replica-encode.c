@@ -1,5 +1,5 @@
-/* Writes that wait and may not be sent as they are (the codec's may_send()), because they were queued before their subtree was encrypted or with
-   keys that are no longer in use: they are encoded anew where they are, in their sets, with their bases. */
+/* Writes that wait and may not be sent as they are (the codec's may_send()), because they were queued before their subtree was
+   encrypted or with keys that are no longer in use: they are encoded anew where they are, in their sets, with their bases. */
 
 #include "replica-private.h"
 
@@ -33,9 +33,10 @@ static enum dovetail_status waiting_next(struct dovetail *replica, int64_t id, s
 
 	memset(waiting_r, 0, sizeof(*waiting_r));
 	stmt = replica_query(replica,
-		"SELECT w.id, w.set_id, e.id, e.mailbox, e.wire, e.name, w.kind, w.value, e.kind FROM write w JOIN entry e ON e.id = w.entry_id"
-		" JOIN change_set s ON s.id = w.set_id WHERE w.id > ?1 AND s.flight <> 1 AND w.kind = ?2 ORDER BY w.id LIMIT 1", "ii", id,
-		(int64_t)REPLICA_VALUE);
+		"SELECT w.id, w.set_id, e.id, e.mailbox, e.wire, e.name, w.kind, w.value, e.kind FROM write w"
+		" JOIN entry e ON e.id = w.entry_id"
+		" JOIN change_set s ON s.id = w.set_id WHERE w.id > ?1 AND s.flight <> 1 AND w.kind = ?2 ORDER BY w.id LIMIT 1",
+		"ii", id, (int64_t)REPLICA_VALUE);
 	status = replica_step(replica, stmt, "read the queue");
 	if (status != DOVETAIL_OK)
 		return status;
@@ -65,15 +66,16 @@ static enum dovetail_status waiting_move(struct dovetail *replica, const struct 
 	int64_t id;
 
 	status = replica_run(replica, "encode", "INSERT INTO entry(mailbox, wire, name, hidden, kind, modseq, size)"
-			     " VALUES(?1, ?2, ?3, 0, ?4, 0, 0) ON CONFLICT(mailbox, wire) DO UPDATE SET name = excluded.name", "ttti",
-			     waiting->mailbox, wire, waiting->name, (int64_t)REPLICA_REMOVED);
+			     " VALUES(?1, ?2, ?3, 0, ?4, 0, 0) ON CONFLICT(mailbox, wire) DO UPDATE SET name = excluded.name",
+			     "ttti", waiting->mailbox, wire, waiting->name, (int64_t)REPLICA_REMOVED);
 	if (status == DOVETAIL_OK)
 		status = replica_number(replica, "encode", &id, "SELECT id FROM entry WHERE mailbox = ?1 AND wire = ?2", "tt",
 					waiting->mailbox, wire);
 	if (status == DOVETAIL_OK && waiting->kind != REPLICA_REMOVED) {
-		status = replica_run(replica, "encode", "INSERT INTO write(set_id, entry_id, kind, size, base_kind, base_modseq, value, base)"
-				     " SELECT set_id, entry_id, ?1, 0, base_kind, base_modseq, NULL, base FROM write WHERE id = ?2", "ii",
-				     (int64_t)REPLICA_REMOVED, waiting->id);
+		status = replica_run(replica, "encode",
+				     "INSERT INTO write(set_id, entry_id, kind, size, base_kind, base_modseq, value, base)"
+				     " SELECT set_id, entry_id, ?1, 0, base_kind, base_modseq, NULL, base FROM write WHERE id = ?2",
+				     "ii", (int64_t)REPLICA_REMOVED, waiting->id);
 	}
 	if (status == DOVETAIL_OK)
 		status = replica_run(replica, "encode", "UPDATE write SET entry_id = ?1 WHERE id = ?2", "ii", id, waiting->id);
@@ -110,12 +112,13 @@ static enum dovetail_status waiting_encode(struct dovetail *replica, const struc
 		return status;
 	sealed.data = coded.data;
 	sealed.size = coded.size;
-	status = replica_run(replica, "encode", "UPDATE write SET size = ?1, value = ?2 WHERE id = ?3", "ivi", (int64_t)sealed.size, &sealed,
-			     waiting->id);
+	status = replica_run(replica, "encode", "UPDATE write SET size = ?1, value = ?2 WHERE id = ?3", "ivi", (int64_t)sealed.size,
+			     &sealed, waiting->id);
 	if (status == DOVETAIL_OK && coded.name != NULL && strcmp(coded.name, waiting->wire) != 0)
 		status = waiting_move(replica, waiting, coded.name);
 	if (status == DOVETAIL_OK)
-		status = replica_run(replica, "encode", "UPDATE change_set SET version = version + 1 WHERE id = ?1", "i", waiting->set_id);
+		status = replica_run(replica, "encode", "UPDATE change_set SET version = version + 1 WHERE id = ?1", "i",
+				     waiting->set_id);
 	return status;
 }
 

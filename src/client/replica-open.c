@@ -1,8 +1,9 @@
 /* Opens and closes a replica: the file, its schema and the settings of connections. Owns struct dovetail.
 
    A new replica is made whole beside its place and linked there, so that there never is half of one. The file is never opened here
-   but by SQLite: closing any descriptor on it would drop the POSIX locks that SQLite holds for other handles of the process. One that was
-   removed while it was open, or whose process was killed, may have left its WAL, which SQLite would take for the new one's. */
+   but by SQLite: closing any descriptor on it would drop the POSIX locks that SQLite holds for other handles of the process. One
+   that was removed while it was open, or whose process was killed, may have left its WAL, which SQLite would take for the new
+   one's. */
 
 #include "crypt.h"
 #include "replica-private.h"
@@ -25,9 +26,9 @@
 #define STRINGIFY2(x) #x
 #define STRINGIFY(x) STRINGIFY2(x)
 
-/* kind is enum replica_kind; value is NULL if it is not REPLICA_VALUE, and the last column, since what stands behind a long one is slow to reach.
-   entry: .kind, .modseq, .value are the server's, and write_id the last waiting write; wire is the name on the wire, name the user's. A row without
-   either is removed.
+/* kind is enum replica_kind; value is NULL if it is not REPLICA_VALUE, and the last column, since what stands behind a long one is
+   slow to reach. entry: .kind, .modseq, .value are the server's, and write_id the last waiting write; wire is the name on the wire,
+   name the user's. A row without either is removed.
    change_set: flight 0: never given to the sync, 1: in flight, 2: given, and known not to have been committed by that.
    version grows with each change of what is in the set.
    write: base_... is the value of the server, or of the waiting write before it, that it was made on.
@@ -318,7 +319,8 @@ static enum dovetail_status check_header(struct dovetail *replica, sqlite3 *db)
 	sqlite3_file *file = NULL;
 
 	memset(header, 0, sizeof(header));
-	if (sqlite3_file_control(db, "main", SQLITE_FCNTL_FILE_POINTER, &file) != SQLITE_OK || file == NULL || file->pMethods == NULL)
+	if (sqlite3_file_control(db, "main", SQLITE_FCNTL_FILE_POINTER, &file) != SQLITE_OK || file == NULL ||
+	    file->pMethods == NULL)
 		return replica_fail(replica, DOVETAIL_SYSTEM, "%s: cannot be read", replica->path);
 	switch (file->pMethods->xRead(file, header, sizeof(header), 0)) {
 	case SQLITE_OK:

@@ -1,5 +1,5 @@
-/* What the replica covers: dovetail_set_parts() and the question whether an entry is in it. The parts are kept sorted, without doubles, so that the same
-   parts in another order are no change. */
+/* What the replica covers: dovetail_set_parts() and the question whether an entry is in it. The parts are kept sorted, without
+   doubles, so that the same parts in another order are no change. */
 
 #include "replica-private.h"
 
@@ -49,7 +49,8 @@ part_copy(struct dovetail *replica, const struct dovetail_part *part, struct dov
 	enum dovetail_status status;
 
 	memset(part_r, 0, sizeof(*part_r));
-	if (part->scope != DOVETAIL_SCOPE_MAILBOX && part->scope != DOVETAIL_SCOPE_PERSONAL && part->scope != DOVETAIL_SCOPE_SUBTREE)
+	if (part->scope != DOVETAIL_SCOPE_MAILBOX && part->scope != DOVETAIL_SCOPE_PERSONAL &&
+	    part->scope != DOVETAIL_SCOPE_SUBTREE)
 		return replica_fail(replica, DOVETAIL_INVALID, "a part has an unknown scope");
 	if (part->scope == DOVETAIL_SCOPE_PERSONAL && part->mailbox != NULL && *part->mailbox != '\0')
 		return replica_fail(replica, DOVETAIL_INVALID, "a part of all mailboxes names one");
@@ -74,7 +75,8 @@ part_copy(struct dovetail *replica, const struct dovetail_part *part, struct dov
 
 /* Sorted, without doubles. *parts_r is the caller's also on failure. */
 static enum dovetail_status
-parts_copy(struct dovetail *replica, const struct dovetail_part *parts, size_t count, struct dovetail_part **parts_r, size_t *count_r)
+parts_copy(struct dovetail *replica, const struct dovetail_part *parts, size_t count, struct dovetail_part **parts_r,
+	   size_t *count_r)
 {
 	enum dovetail_status status = DOVETAIL_OK;
 	size_t i, to;
@@ -111,7 +113,8 @@ enum dovetail_status replica_parts_load(struct dovetail *replica)
 	if (replica->parts == NULL)
 		return replica_no_memory(replica);
 	stmt = replica_query(replica, "SELECT scope, mailbox, entry FROM part ORDER BY scope, mailbox, entry", "");
-	while ((status = replica_step(replica, stmt, "read the parts")) == DOVETAIL_OK && replica->parts_count < REPLICA_PARTS_MAX) {
+	while ((status = replica_step(replica, stmt, "read the parts")) == DOVETAIL_OK &&
+	       replica->parts_count < REPLICA_PARTS_MAX) {
 		part = &replica->parts[replica->parts_count++];
 		part->scope = sqlite3_column_int(stmt, 0);
 		if (part->scope != DOVETAIL_SCOPE_PERSONAL)
@@ -162,7 +165,8 @@ static enum dovetail_status forget_uncovered(struct dovetail *replica)
 	sqlite3_stmt *stmt;
 
 	for (;;) {
-		stmt = replica_query(replica, "SELECT id, mailbox, wire, write_id FROM entry WHERE id > ?1 ORDER BY id LIMIT 1", "i", id);
+		stmt = replica_query(replica, "SELECT id, mailbox, wire, write_id FROM entry WHERE id > ?1 ORDER BY id LIMIT 1",
+				     "i", id);
 		status = replica_step(replica, stmt, "forget entries");
 		if (status != DOVETAIL_OK)
 			return status == DOVETAIL_NOT_FOUND ? DOVETAIL_OK : status;
@@ -173,7 +177,8 @@ static enum dovetail_status forget_uncovered(struct dovetail *replica)
 			continue;
 		}
 		if (sqlite3_column_type(stmt, 3) != SQLITE_NULL) {
-			status = replica_fail(replica, DOVETAIL_INVALID, "a write waits on %s in mailbox \"%s\", which would no longer be covered",
+			status = replica_fail(replica, DOVETAIL_INVALID,
+					      "a write waits on %s in mailbox \"%s\", which would no longer be covered",
 				(const char *)sqlite3_column_text(stmt, 2), (const char *)sqlite3_column_text(stmt, 1));
 			(void)sqlite3_reset(stmt);
 			return status;
@@ -216,7 +221,8 @@ static enum dovetail_status parts_store(struct dovetail *replica)
 		status = replica_run(replica, "set the parts", "DELETE FROM stage", "");
 	if (status == DOVETAIL_OK) {
 		status = replica_run(replica, "set the parts",
-			"UPDATE meta SET mark = '', epoch = 0, modseq = 0, partial = '', partial_id = 0, snapshot = 0, need_state = 1", "");
+			"UPDATE meta SET mark = '', epoch = 0, modseq = 0, partial = '', partial_id = 0, snapshot = 0,"
+			" need_state = 1", "");
 	}
 	return status == DOVETAIL_OK ? forget_uncovered(replica) : status;
 }

@@ -1,4 +1,5 @@
-/* Positions and marks as the server writes them (docs/protocol.md), and the mark that the replica keeps. Used by replica-*.c and sync*.c. */
+/* Positions and marks as the server writes them (docs/protocol.md), and the mark that the replica keeps. Used by replica-*.c and
+   sync*.c. */
 
 #include "replica-private.h"
 

@@ -13,14 +13,17 @@
    replica-write.c    change sets of the user
    replica-refused.c  what the server refused
    replica-stage.c    what comes from the server
+   replica-changed.c  what of it is to be told
    replica-queue.c    what goes to the server
    replica-decode.c   names of encrypted entries, computed anew
    replica-encode.c   what waits, encoded anew
+   replica-limits.c   what the server takes
    replica-local.c    small things to keep
    replica-conflict.c a set of the queue against the server's values
 
-   The tables (replica-open.c has the columns): "entry" has the server's value of each entry and, in write_id, the last waiting write on it;
-   "write" and "change_set" are the queue; "stage" is what has come since the last marker. Values are as on the wire everywhere. */
+   The tables (replica-open.c has the columns): "entry" has the server's value of each entry and, in write_id, the last waiting
+   write on it; "write" and "change_set" are the queue; "stage" is what has come since the last marker. Values are as on the wire
+   everywhere. */
 
 #include "replica.h"
 
@@ -89,7 +92,8 @@ struct dovetail {
 
 	/* temp.changed.id of the last one that was told */
 	int64_t changed_id;
-	/* Before these: entries with ids above fresh_told, up to fresh_last, came into an empty replica, and are not in temp.changed */
+	/* Before these: entries with ids above fresh_told, up to fresh_last, came into an empty replica, and are not in
+	   temp.changed */
 	int64_t fresh_told, fresh_last;
 
 	struct replica_holder got, got_raw, changed, mark, local, refused;
@@ -118,8 +122,8 @@ enum dovetail_status replica_no_memory(struct dovetail *replica);
 /* At least size octets; NULL: out of memory. What was in it is gone. */
 char *replica_holder_get(struct replica_holder *holder, size_t size);
 void replica_holder_free(struct replica_holder *holder);
-/* Checks and copies in the form that is kept: name in lower case (needs REPLICA_NAME_MAX + 1), INBOX. part: "/private" and "/shared" are allowed,
-   too. status: what to fail with. */
+/* Checks and copies in the form that is kept: name in lower case (needs REPLICA_NAME_MAX + 1), INBOX. part: "/private" and
+   "/shared" are allowed, too. status: what to fail with. */
 enum dovetail_status
 replica_name(struct dovetail *replica, const char *name, bool part, char *name_r, enum dovetail_status status);
 /* *mailbox_r is mailbox itself or "INBOX" */
@@ -138,8 +142,9 @@ replica_decode(struct dovetail *replica, const char *mailbox, const char *wire, 
 /* Says what SQLite says. */
 enum dovetail_status replica_sql_fail(struct dovetail *replica, const char *what);
 enum dovetail_status replica_db_fail(struct dovetail *replica, sqlite3 *db, const char *what);
-/* The statement, prepared on first use, reset, with parameters bound: i int64_t, t text, v const struct replica_value * (NULL if it has no data). sql must
-   be a literal: it is known by its address. NULL on failure. Text and blobs must live until it is used no more. */
+/* The statement, prepared on first use, reset, with parameters bound: i int64_t, t text, v const struct replica_value * (NULL if it
+   has no data). sql must be a literal: it is known by its address. NULL on failure. Text and blobs must live until it is used no
+   more. */
 sqlite3_stmt *replica_query(struct dovetail *replica, const char *sql, const char *format, ...);
 /* Runs a statement without result. */
 enum dovetail_status replica_run(struct dovetail *replica, const char *what, const char *sql, const char *format, ...);
@@ -174,7 +179,8 @@ enum dovetail_status replica_parts_check(struct dovetail *replica, bool position
 /* -- replica-read.c */
 /* One row by the user's or the wire's name. NOT_FOUND: none, without a text. */
 enum dovetail_status
-replica_view(struct dovetail *replica, const char *mailbox, const char *name, bool wire, sqlite3_stmt **stmt_r, struct replica_view *view_r);
+replica_view(struct dovetail *replica, const char *mailbox, const char *name, bool wire, sqlite3_stmt **stmt_r,
+	     struct replica_view *view_r);
 /* Fills *entry_r for the user (raw: as on the wire) with copies in holder. NOT_FOUND if the entry is hidden or removed. */
 enum dovetail_status
 replica_show(struct dovetail *replica, const struct replica_view *view, bool values, bool raw, struct replica_holder *holder,
@@ -184,8 +190,17 @@ enum dovetail_status replica_entry_settle(struct dovetail *replica, int64_t entr
 
 /* -- replica-stage.c */
 void replica_stage_free(struct dovetail *replica);
+
+/* -- replica-changed.c */
 /* The user sees it differently. */
 enum dovetail_status replica_changed(struct dovetail *replica, const char *mailbox, const char *name);
+
+/* -- replica-limits.c */
+/* Octets of a value and of a name, entries of a set; 0: not known. */
+struct replica_limits {
+	uint64_t value, name, set;
+};
+enum dovetail_status replica_limits_get(struct dovetail *replica, struct replica_limits *limits_r);
 
 /* -- replica-refused.c */
 enum dovetail_status replica_refused_remove(struct dovetail *replica, const char *mailbox, const char *wire);
@@ -212,13 +227,14 @@ struct replica_set_memory {
 };
 void replica_set_free(struct replica_set_memory *set);
 enum dovetail_status replica_set_load(struct dovetail *replica, int64_t id, struct replica_set_memory **set_r);
-/* Decides on each write of the set; nothing is written. LOCKED (without a text): it cannot be solved without a key. *changed_r: there is something to
-   be written to the file. */
+/* Decides on each write of the set; nothing is written. LOCKED (without a text): it cannot be solved without a key. *changed_r:
+   there is something to be written to the file. */
 enum dovetail_status
 replica_solve(struct dovetail *replica, struct replica_set_memory *set, enum dovetail_rule rule, replica_resolve_t *resolve,
 	      void *context, bool *changed_r);
-/* A set that is given out, for the first time or again on a newer state. Encrypted values are encoded anew, so that they are numbered in the order in which they
-   go out: one that has been on the server meanwhile, and comes again, would look like an old one to others. LOCKED (without a text). */
+/* A set that is given out, for the first time or again on a newer state. Encrypted values are encoded anew, so that they are
+   numbered in the order in which they go out: one that has been on the server meanwhile, and comes again, would look like an old
+   one to others. LOCKED (without a text). */
 enum dovetail_status replica_set_encode_again(struct dovetail *replica, struct replica_set_memory *set, bool *changed_r);
 
 #endif

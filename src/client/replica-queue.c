@@ -1,7 +1,8 @@
-/* What goes to the server: the sets of the queue in order, each with its condition. replica.h says how they are given out and answered.
+/* What goes to the server: the sets of the queue in order, each with its condition. replica.h says how they are given out and
+   answered.
 
-   The condition of a set is the position at which the values that it was made on were the server's: that of the last marker, or that of one's own last
-   set on these entries. If a set would need both, it waits for the next marker, which knows better. */
+   The condition of a set is the position at which the values that it was made on were the server's: that of the last marker, or
+   that of one's own last set on these entries. If a set would need both, it waits for the next marker, which knows better. */
 
 #include "replica-private.h"
 
@@ -20,7 +21,8 @@ bool replica_is_pending(struct dovetail *replica, const char *mailbox, const cha
 {
 	int64_t pending;
 
-	return replica_number(replica, "read the queue", &pending, "SELECT EXISTS(SELECT 1 FROM entry WHERE mailbox = ?1 AND wire = ?2"
+	return replica_number(replica, "read the queue", &pending,
+			      "SELECT EXISTS(SELECT 1 FROM entry WHERE mailbox = ?1 AND wire = ?2"
 			      " AND write_id IS NOT NULL)", "tt", mailbox, wire_name) == DOVETAIL_OK && pending != 0;
 }
 
@@ -70,9 +72,10 @@ static enum dovetail_status item_store(struct dovetail *replica, const struct re
 			status = replica_entry_settle(replica, item->entry_id);
 	} else {
 		status = replica_run(replica, "solve",
-			"UPDATE write SET kind = ?1, size = ?2, base_kind = ?3, base_modseq = ?4, value = ?5, base = ?6 WHERE id = ?7",
-			"iiiivvi", (int64_t)item->mine.kind, (int64_t)item->mine.size, (int64_t)item->theirs.kind, (int64_t)item->modseq,
-			&item->mine, &item->theirs, item->id);
+			"UPDATE write SET kind = ?1, size = ?2, base_kind = ?3, base_modseq = ?4, value = ?5, base = ?6"
+			" WHERE id = ?7",
+			"iiiivvi", (int64_t)item->mine.kind, (int64_t)item->mine.size, (int64_t)item->theirs.kind,
+			(int64_t)item->modseq, &item->mine, &item->theirs, item->id);
 	}
 	if (status == DOVETAIL_OK && seen)
 		status = replica_changed(replica, item->mailbox, item->name);
@@ -97,13 +100,13 @@ set_store(struct dovetail *replica, struct replica_set_memory *set, const char *
 		return status;
 	if (*left_r == 0)
 		return replica_run(replica, "solve", "DELETE FROM change_set WHERE id = ?1", "i", set->id);
-	return replica_run(replica, "send", "UPDATE change_set SET version = version + 1, flight = 1, condition = ?1 WHERE id = ?2", "ti",
-			   condition, set->id);
+	return replica_run(replica, "send", "UPDATE change_set SET version = version + 1, flight = 1, condition = ?1 WHERE id = ?2",
+			   "ti", condition, set->id);
 }
 
 /* The user, in the callback or another process, may have changed it meanwhile; *same_r. */
-static enum dovetail_status set_is_same(struct dovetail *replica, const struct replica_set_memory *set, const struct replica_meta *meta,
-					bool *same_r)
+static enum dovetail_status set_is_same(struct dovetail *replica, const struct replica_set_memory *set,
+					const struct replica_meta *meta, bool *same_r)
 {
 	struct replica_meta now;
 	enum dovetail_status status;
@@ -112,7 +115,8 @@ static enum dovetail_status set_is_same(struct dovetail *replica, const struct r
 
 	status = replica_meta_get(replica, &now);
 	if (status == DOVETAIL_OK) {
-		status = replica_number(replica, "read the queue", &same, "SELECT EXISTS(SELECT 1 FROM change_set WHERE id = ?1 AND version = ?2)",
+		status = replica_number(replica, "read the queue", &same,
+					"SELECT EXISTS(SELECT 1 FROM change_set WHERE id = ?1 AND version = ?2)",
 					"ii", set->id, set->version);
 	}
 	if (status != DOVETAIL_OK)
@@ -122,7 +126,8 @@ static enum dovetail_status set_is_same(struct dovetail *replica, const struct r
 	for (i = 0; i < set->count && *same_r && status == DOVETAIL_OK; i++) {
 		int64_t last;
 
-		status = replica_number(replica, "read the queue", &last, "SELECT EXISTS(SELECT 1 FROM entry WHERE id = ?1 AND write_id = ?2)", "ii",
+		status = replica_number(replica, "read the queue", &last,
+					"SELECT EXISTS(SELECT 1 FROM entry WHERE id = ?1 AND write_id = ?2)", "ii",
 					set->items[i].entry_id, set->items[i].id);
 		set->items[i].last = last != 0;
 	}
@@ -168,8 +173,8 @@ static bool set_may_go(const struct dovetail *replica, const struct replica_set_
 	return true;
 }
 
-/* It was given out, the connection was lost, and now it may not go as it is: it has to be encoded anew, and its answer is not waited for. Should
-   it have arrived after all, that is a conflict. */
+/* It was given out, the connection was lost, and now it may not go as it is: it has to be encoded anew, and its answer is not
+   waited for. Should it have arrived after all, that is a conflict. */
 static enum dovetail_status set_no_flight(struct dovetail *replica, int64_t id)
 {
 	enum dovetail_status status;
@@ -433,14 +438,14 @@ static enum dovetail_status item_refuse(struct dovetail *replica, const struct r
 	int64_t next;
 
 	/* A later write was made on this one: its base is now what this one's was */
-	status = replica_number(replica, "refuse", &next, "SELECT ifnull(min(id), 0) FROM write WHERE entry_id = ?1 AND id > ?2", "ii",
-				item->entry_id, item->id);
+	status = replica_number(replica, "refuse", &next, "SELECT ifnull(min(id), 0) FROM write WHERE entry_id = ?1 AND id > ?2",
+				"ii", item->entry_id, item->id);
 	if (status != DOVETAIL_OK)
 		return status;
 	if (next != 0) {
 		status = replica_run(replica, "refuse", "UPDATE write SET base_kind = ?1, base = ?2, base_modseq = ?3"
-				     " WHERE id = ?4 AND base_kind = ?5 AND base IS ?6", "iviiiv", (int64_t)item->base.kind, &item->base,
-				     (int64_t)item->base_modseq, next, (int64_t)item->mine.kind, &item->mine);
+				     " WHERE id = ?4 AND base_kind = ?5 AND base IS ?6", "iviiiv", (int64_t)item->base.kind,
+				     &item->base, (int64_t)item->base_modseq, next, (int64_t)item->mine.kind, &item->mine);
 	} else {
 		status = replica_run(replica, "refuse", "INSERT OR REPLACE INTO refused(mailbox, wire, name, kind, reason, value)"
 				     " VALUES(?1, ?2, ?3, ?4, ?5, ?6)", "tttitv", item->mailbox, item->wire, item->name,

@@ -1,7 +1,7 @@
 /* Reading: one entry, iterators, counts. The user's view of an entry is the last waiting write on it, else the server's value.
 
-   An iterator has a connection of its own, and one statement: one view for its whole life, and writes meanwhile are not in its way. Until it
-   is closed, the WAL cannot be taken back into the database. */
+   An iterator has a connection of its own, and one statement: one view for its whole life, and writes meanwhile are not in its way.
+   Until it is closed, the WAL cannot be taken back into the database. */
 
 #include "replica-private.h"
 
@@ -42,7 +42,8 @@ static void view_columns(sqlite3_stmt *stmt, struct replica_view *view_r)
 /* -- one entry */
 
 enum dovetail_status
-replica_view(struct dovetail *replica, const char *mailbox, const char *name, bool wire, sqlite3_stmt **stmt_r, struct replica_view *view_r)
+replica_view(struct dovetail *replica, const char *mailbox, const char *name, bool wire, sqlite3_stmt **stmt_r,
+	     struct replica_view *view_r)
 {
 	enum dovetail_status status;
 
@@ -92,7 +93,8 @@ replica_show(struct dovetail *replica, const struct replica_view *view, bool val
 	entry_r->name = memcpy(p + mailbox_size, name, name_size);
 	entry_r->size = coded.size;
 	entry_r->modseq = view->modseq;
-	entry_r->flags = coded.flags | (view->write_id != 0 ? DOVETAIL_ENTRY_PENDING : 0) | (view->refused ? DOVETAIL_ENTRY_REFUSED : 0);
+	entry_r->flags = coded.flags | (view->write_id != 0 ? DOVETAIL_ENTRY_PENDING : 0) |
+		(view->refused ? DOVETAIL_ENTRY_REFUSED : 0);
 	if (values && coded.data != NULL) {
 		p += mailbox_size + name_size;
 		if (coded.size > 0)
@@ -120,8 +122,8 @@ dovetail_get(struct dovetail *replica, const char *mailbox, const char *_name, s
 		return status;
 	status = replica_parts_load(replica);
 	if (status == DOVETAIL_OK && !replica_parts_cover(replica, mailbox, name)) {
-		status = replica_fail(replica, DOVETAIL_INVALID, "%s of mailbox \"%.200s\" is not covered by the replica's parts", name,
-				      mailbox);
+		status = replica_fail(replica, DOVETAIL_INVALID, "%s of mailbox \"%.200s\" is not covered by the replica's parts",
+				      name, mailbox);
 	}
 	if (status == DOVETAIL_OK)
 		status = replica_view(replica, mailbox, name, false, &stmt, &view);
@@ -136,7 +138,8 @@ dovetail_get(struct dovetail *replica, const char *mailbox, const char *_name, s
 	return replica_end(replica, status);
 }
 
-enum dovetail_status replica_get_raw(struct dovetail *replica, const char *mailbox, const char *wire_name, struct dovetail_entry *entry_r)
+enum dovetail_status replica_get_raw(struct dovetail *replica, const char *mailbox, const char *wire_name,
+				     struct dovetail_entry *entry_r)
 {
 	enum dovetail_status status;
 	struct replica_view view;
@@ -371,7 +374,8 @@ enum dovetail_status replica_entry_settle(struct dovetail *replica, int64_t entr
 {
 	enum dovetail_status status;
 
-	status = replica_run(replica, "settle", "UPDATE entry SET write_id = (SELECT max(id) FROM write WHERE entry_id = ?1) WHERE id = ?1",
+	status = replica_run(replica, "settle",
+			     "UPDATE entry SET write_id = (SELECT max(id) FROM write WHERE entry_id = ?1) WHERE id = ?1",
 			     "i", entry_id);
 	if (status == DOVETAIL_OK) {
 		status = replica_run(replica, "settle", "DELETE FROM entry WHERE id = ?1 AND kind = 1 AND write_id IS NULL", "i",

@@ -1,4 +1,5 @@
-/* Writes that the server has refused for good: kept aside with their value and the reason, until they are forgotten or written again. */
+/* Writes that the server has refused for good: kept aside with their value and the reason, until they are forgotten or written
+   again. */
 
 #include "replica-private.h"
 
@@ -91,5 +92,6 @@ enum dovetail_status dovetail_refused_forget(struct dovetail *replica, const cha
 	none = status == DOVETAIL_OK && sqlite3_changes(replica->db) == 0;
 	status = replica_end(replica, status);
 	return status == DOVETAIL_OK && none ?
-		replica_fail(replica, DOVETAIL_NOT_FOUND, "no write on %s of mailbox \"%.200s\" was refused", name, mailbox) : status;
+		replica_fail(replica, DOVETAIL_NOT_FOUND, "no write on %s of mailbox \"%.200s\" was refused", name, mailbox) :
+		status;
 }

@@ -1,7 +1,7 @@
 /* Statements, errors, transactions and the meta row of the replica's file. Used by the other replica*.c.
 
-   A transaction ends before the function that began it returns; only iterators hold one (replica-read.c), for reading, on a connection of
-   their own. */
+   A transaction ends before the function that began it returns; only iterators hold one (replica-read.c), for reading, on a
+   connection of their own. */
 
 #include "replica-private.h"
 
@@ -229,7 +229,8 @@ enum dovetail_status replica_meta_get(struct dovetail *replica, struct replica_m
 	sqlite3_stmt *stmt;
 
 	memset(meta_r, 0, sizeof(*meta_r));
-	stmt = replica_query(replica, "SELECT epoch, modseq, synced_at, snapshot, need_state, partial_id FROM meta WHERE one = 1", "");
+	stmt = replica_query(replica, "SELECT epoch, modseq, synced_at, snapshot, need_state, partial_id FROM meta WHERE one = 1",
+			     "");
 	status = replica_step(replica, stmt, "read the state");
 	if (status == DOVETAIL_NOT_FOUND)
 		return replica_fail(replica, DOVETAIL_REPLICA, "%s is damaged: the state's row is missing", replica->path);

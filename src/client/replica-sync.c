@@ -1,5 +1,6 @@
-/* Which handle syncs, and how it learns that others have written. Both by a small file beside the replica, PATH-wake: the handle that syncs
-   has a flock() on it, and who has put something into the queue, or has set other parts, writes to it, which inotify tells. */
+/* Which handle syncs, and how it learns that others have written. Both by a small file beside the replica, PATH-wake: the handle
+   that syncs has a flock() on it, and who has put something into the queue, or has set other parts, writes to it, which inotify
+   tells. */
 
 #include "replica-private.h"
 
@@ -21,8 +22,8 @@ enum dovetail_status replica_wake_open(struct dovetail *replica)
 	/* O_NONBLOCK: a FIFO must not hold us up */
 	fd = open(replica->wake_path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0600);
 	if (fd == -1) {
-		return replica_fail(replica, errno == ELOOP || errno == EISDIR || errno == EACCES ? DOVETAIL_REPLICA : DOVETAIL_SYSTEM,
-				    "%s: open: %s", replica->wake_path, strerror(errno));
+		return replica_fail(replica, errno == ELOOP || errno == EISDIR || errno == EACCES ? DOVETAIL_REPLICA :
+				    DOVETAIL_SYSTEM, "%s: open: %s", replica->wake_path, strerror(errno));
 	}
 	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_uid != geteuid()) {
 		(void)close(fd);

@@ -31,12 +31,15 @@ struct dovetail_changes {
 	/* of commit */
 	struct effect *effects;
 	size_t effects_count;
+	struct replica_limits limits;
 };
 
 /* -- collecting */
 
 enum dovetail_status dovetail_changes_begin(struct dovetail *replica, struct dovetail_changes **changes_r)
 {
+	enum dovetail_status status;
+
 	*changes_r = NULL;
 	if ((replica->flags & DOVETAIL_OPEN_READONLY) != 0)
 		return replica_fail(replica, DOVETAIL_INVALID, "%s is open for reading only", replica->path);
@@ -44,7 +47,12 @@ enum dovetail_status dovetail_changes_begin(struct dovetail *replica, struct dov
 	if (*changes_r == NULL)
 		return replica_no_memory(replica);
 	(*changes_r)->replica = replica;
-	return DOVETAIL_OK;
+	status = replica_limits_get(replica, &(*changes_r)->limits);
+	if (status != DOVETAIL_OK) {
+		free(*changes_r);
+		*changes_r = NULL;
+	}
+	return status;
 }
 
 static void change_free(struct change *change)
@@ -109,8 +117,29 @@ static enum dovetail_status change_place(struct dovetail_changes *changes, const
 	return DOVETAIL_OK;
 }
 
+/* What the server would refuse. What crypt writes (raw, anew) is not held up: all of a subtree is to be encrypted. how: "", or
+   "when it is encrypted" */
 static enum dovetail_status
-change_add(struct dovetail_changes *changes, const char *mailbox, const char *_name, const void *data, size_t size, struct change change)
+change_check(struct dovetail_changes *changes, const struct change *change, const char *wire, size_t size, const char *how)
+{
+	const struct replica_limits *limits = &changes->limits;
+
+	if (change->raw || change->anew || change->expect || change->value.kind != REPLICA_VALUE)
+		return DOVETAIL_OK;
+	if (limits->value != 0 && size > limits->value) {
+		return replica_fail(changes->replica, DOVETAIL_LIMIT, "the value of %s has %zu octets%s, the server takes %llu",
+				    change->name, size, how, (unsigned long long)limits->value);
+	}
+	if (limits->name != 0 && strlen(wire) > limits->name) {
+		return replica_fail(changes->replica, DOVETAIL_LIMIT, "the name %s has %zu octets%s, the server takes %llu",
+				    change->name, strlen(wire), how, (unsigned long long)limits->name);
+	}
+	return DOVETAIL_OK;
+}
+
+static enum dovetail_status
+change_add(struct dovetail_changes *changes, const char *mailbox, const char *_name, const void *data, size_t size,
+	   struct change change)
 {
 	struct dovetail *replica = changes->replica;
 	char name[REPLICA_NAME_MAX + 1];
@@ -135,6 +164,8 @@ change_add(struct dovetail_changes *changes, const char *mailbox, const char *_n
 	if (change.mailbox == NULL || change.name == NULL || (data != NULL && change.value.data == NULL))
 		status = replica_no_memory(replica);
 	else
+		status = change_check(changes, &change, change.name, size, "");
+	if (status == DOVETAIL_OK)
 		status = change_place(changes, &change);
 	if (status != DOVETAIL_OK)
 		change_free(&change);
@@ -200,7 +231,8 @@ static bool change_is_there(const struct change *change, enum replica_kind kind,
 		(coded->size == 0 || memcmp(coded->data, change->value.data, coded->size) == 0);
 }
 
-static enum dovetail_status effect_add(struct dovetail_changes *changes, int64_t entry_id, const struct replica_value *value, void *memory)
+static enum dovetail_status effect_add(struct dovetail_changes *changes, int64_t entry_id, const struct replica_value *value,
+				       void *memory)
 {
 	struct effect *effect;
 
@@ -227,8 +259,8 @@ entry_row(struct dovetail *replica, const char *mailbox, const char *wire, const
 		" ON CONFLICT(mailbox, wire) DO UPDATE SET name = excluded.name, hidden = excluded.hidden WHERE ?5 = 0",
 		"tttii", mailbox, wire, name, (int64_t)hidden, (int64_t)value->kind);
 	if (status == DOVETAIL_OK) {
-		status = replica_number(replica, "write", id_r, "SELECT id FROM entry WHERE mailbox = ?1 AND wire = ?2", "tt", mailbox,
-					wire);
+		status = replica_number(replica, "write", id_r, "SELECT id FROM entry WHERE mailbox = ?1 AND wire = ?2", "tt",
+					mailbox, wire);
 	}
 	return status;
 }
@@ -271,6 +303,10 @@ change_encode(struct dovetail_changes *changes, const struct change *change, con
 		if (status != DOVETAIL_OK)
 			return status;
 	}
+	if (encoded)
+		status = change_check(changes, change, wire, value.size, " when it is encrypted");
+	if (status != DOVETAIL_OK)
+		return status;
 	/* Removing goes by the name under which it is there */
 	if (value.kind == REPLICA_REMOVED && old_wire != NULL)
 		wire = old_wire;
@@ -394,7 +430,8 @@ static enum dovetail_status set_merge(struct dovetail_changes *changes, int64_t 
 	for (i = 0; i < changes->effects_count && status == DOVETAIL_OK; i++) {
 		const struct effect *effect = &changes->effects[i];
 
-		status = replica_run(replica, "write", "UPDATE write SET kind = ?1, size = ?2, value = ?3 WHERE set_id = ?4 AND entry_id = ?5",
+		status = replica_run(replica, "write",
+				     "UPDATE write SET kind = ?1, size = ?2, value = ?3 WHERE set_id = ?4 AND entry_id = ?5",
 				     "iivii", (int64_t)effect->value.kind, (int64_t)effect->value.size, &effect->value, set,
 				     effect->entry_id);
 	}
@@ -458,6 +495,10 @@ static enum dovetail_status changes_apply(struct dovetail_changes *changes)
 	for (i = 0; i < changes->count && status == DOVETAIL_OK; i++) {
 		if (!changes->changes[i].expect)
 			status = change_effect(changes, &changes->changes[i]);
+	}
+	if (status == DOVETAIL_OK && changes->limits.set != 0 && changes->effects_count > changes->limits.set) {
+		status = replica_fail(changes->replica, DOVETAIL_LIMIT, "the change set has %zu entries, the server takes %llu",
+				      changes->effects_count, (unsigned long long)changes->limits.set);
 	}
 	if (status == DOVETAIL_OK && changes->effects_count > 0)
 		status = effects_store(changes);

@@ -1,5 +1,5 @@
-/* "* METADATA" (RFC 5464 section 4.4, and what GETMETADATA is answered with): a mailbox, then entries with values, or names. Called by response.c
-   with each octet of it; its state is the parser's. */
+/* "* METADATA" (RFC 5464 section 4.4, and what GETMETADATA is answered with): a mailbox, then entries with values, or names.
+   Called by response.c with each octet of it; its state is the parser's. */
 
 #include <string.h>
 
@@ -236,7 +236,8 @@ int response_metadata_octet(struct response_parser *parser, unsigned char c)
 		return response_metadata_add(parser, &c, 1);
 	case STATE_ESCAPED:
 		if (c != '"' && c != '\\')
-			return response_fail(parser, "a quoted string with a backslash before something else than a quote or a backslash");
+			return response_fail(parser,
+					     "a quoted string with a backslash before something else than a quote or a backslash");
 		parser->state = STATE_QUOTED;
 		return response_metadata_add(parser, &c, 1);
 	case STATE_TILDE:

@@ -1,8 +1,8 @@
 #ifndef CLIENT_RESPONSE_PRIVATE_H
 #define CLIENT_RESPONSE_PRIVATE_H
 
-/* The parser's insides: response.c (octets to lines), response-metadata.c (METADATA's strings), response-status.c (lines that are read
-   as a whole). */
+/* The parser's insides: response.c (octets to lines), response-metadata.c (METADATA's strings), response-status.c (lines that
+   are read as a whole). */
 
 #include <sys/types.h>
 
@@ -35,7 +35,7 @@ enum state {
 
 enum part { PART_MAILBOX, PART_ENTRY, PART_VALUE, PART_NAMED };
 
-enum line_kind { LINE_TAGGED, LINE_STATUS, LINE_CONTINUATION, LINE_CAPABILITY, LINE_LIST };
+enum line_kind { LINE_TAGGED, LINE_STATUS, LINE_CONTINUATION, LINE_CAPABILITY, LINE_LIST, LINE_NAMESPACE };
 
 enum brace { BRACE_NONE, BRACE_OPEN, BRACE_SIZE, BRACE_CLOSED, BRACE_TOO_LARGE, BRACE_CLOSED_TOO_LARGE };
 

@@ -203,6 +203,59 @@ broken:
 	return -1;
 }
 
+/* What is behind a prefix, up to and with its ")": the separator, and what extensions put there. */
+static bool skip_namespace(char **line)
+{
+	unsigned int depth = 1;
+
+	while (depth > 0) {
+		if (**line == '\0')
+			return false;
+		if (**line == '"') {
+			if (quoted(line) == NULL)
+				return false;
+			continue;
+		}
+		depth += **line == '(';
+		depth -= **line == ')';
+		++*line;
+	}
+	return true;
+}
+
+/* "((prefix separator)...)" or NIL, three times (RFC 2342 section 6). A prefix in a literal is not taken: nobody has seen one. */
+static int handle_namespaces(struct response_parser *parser, char *line)
+{
+	unsigned int kind;
+	char *prefix;
+
+	for (kind = RESPONSE_NAMESPACE_PERSONAL; kind <= RESPONSE_NAMESPACE_SHARED; kind++) {
+		if (kind > RESPONSE_NAMESPACE_PERSONAL && *line++ != ' ')
+			goto broken;
+		if (strncasecmp(line, "NIL", 3) == 0) {
+			line += 3;
+			continue;
+		}
+		if (*line++ != '(' || *line != '(')
+			goto broken;
+		while (*line == '(') {
+			line++;
+			prefix = quoted(&line);
+			if (prefix == NULL || !skip_namespace(&line))
+				goto broken;
+			if (!HANDLE(parser, name_space, kind, prefix))
+				return -1;
+		}
+		if (*line++ != ')')
+			goto broken;
+	}
+	if (*line == '\0')
+		return 0;
+broken:
+	snprintf(parser->error, sizeof(parser->error), "a NAMESPACE response that is none");
+	return -1;
+}
+
 int response_line(struct response_parser *parser)
 {
 	struct response_status status;
@@ -222,6 +275,8 @@ int response_line(struct response_parser *parser)
 		return handle_capability(parser, parser->buf) ? 0 : -1;
 	case LINE_LIST:
 		return handle_list(parser, parser->buf);
+	case LINE_NAMESPACE:
+		return handle_namespaces(parser, parser->buf);
 	}
 	return -1;
 }

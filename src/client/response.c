@@ -1,6 +1,7 @@
-/* Octets from a server to callbacks (response.h): a state machine that takes one octet at a time, or a run of them where they are only
-   counted or handed on, so that it does not matter how they were cut. It owns one buffer, for the name or the line that is being read.
-   What it cannot use is skipped with its literals. METADATA is response-metadata.c's, the text of status responses response-status.c's. */
+/* Octets from a server to callbacks (response.h): a state machine that takes one octet at a time, or a run of them where they
+   are only counted or handed on, so that it does not matter how they were cut. It owns one buffer, for the name or the line that
+   is being read. What it cannot use is skipped with its literals. METADATA is response-metadata.c's, the text of status
+   responses response-status.c's. */
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -204,6 +205,8 @@ static int keyword_end(struct response_parser *parser, bool line_end)
 		return line_begin(parser, LINE_CAPABILITY);
 	if (!parser->number && strcmp(parser->buf, "LIST") == 0 && parser->handler.list != NULL)
 		return line_begin(parser, LINE_LIST);
+	if (!parser->number && strcmp(parser->buf, "NAMESPACE") == 0 && parser->handler.name_space != NULL)
+		return line_begin(parser, LINE_NAMESPACE);
 	if (!parser->number && strcmp(parser->buf, "METADATA") == 0) {
 		parser->state = STATE_STRING;
 		parser->part = PART_MAILBOX;

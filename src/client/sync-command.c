@@ -1,6 +1,6 @@
-/* Commands on their way to the server: how they are written (tags, quoted strings, literals with or without waiting for "+"), and the list
-   of those that are not answered yet. Used by sync-session.c and sync-fallback.c. A command owns what is in it; the list owns the
-   commands. */
+/* Commands on their way to the server: how they are written (tags, quoted strings, literals with or without waiting for "+"), and
+   the list of those that are not answered yet. Used by sync-session.c and sync-fallback.c. A command owns what is in it; the list
+   owns the commands. */
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,11 +1,11 @@
-/* Servers that have METADATA (RFC 5464), but not XMETASYNC: everything is read again now and then, and compared with what is here. Called by
-   sync.c and sync-receive.c.
+/* Servers that have METADATA (RFC 5464), but not XMETASYNC: everything is read again now and then, and compared with what is here.
+   Called by sync.c and sync-receive.c.
 
-   A look: LIST, if parts are about mailboxes; GETMETADATA (DEPTH infinity) for each part and mailbox that there is; what comes is a snapshot.
-   It is not one moment's state: what changes meanwhile is seen by the next look.
-   A write: GETMETADATA of the set's entries, which is compared with what is here as any change by others, then at once SETMETADATA, one for
-   each mailbox. What somebody else writes between these two is overwritten: such servers have no conditions. A set over several mailboxes
-   can be half there if the server refuses a part of it. */
+   A look: NAMESPACE (RFC 2342) and LIST, if parts are about mailboxes; GETMETADATA (DEPTH infinity) for each part and mailbox that
+   there is; what comes is a snapshot. It is not one moment's state: what changes meanwhile is seen by the next look.
+   A write: GETMETADATA of the set's entries, which is compared with what is here as any change by others, then at once SETMETADATA,
+   one for each mailbox. What somebody else writes between these two is overwritten: such servers have no conditions. A set over
+   several mailboxes can be half there if the server refuses a part of it. */
 
 #include <errno.h>
 #include <stdio.h>
@@ -19,6 +19,7 @@
 /* LIST */
 #define MAILBOXES_MAX 100000
 #define MAILBOX_BYTES_MAX (16 * 1024 * 1024)
+#define NAMESPACES_MAX 1000
 
 /* ---- Which mailboxes ---- */
 
@@ -32,6 +33,46 @@ static bool has_word(const char *list, const char *word)
 			return true;
 	}
 	return false;
+}
+
+bool sync_fallback_namespace(struct dovetail_sync *sync, bool personal, const char *prefix)
+{
+	struct sync_fallback *fallback = &sync->fallback;
+	struct sync_namespace *namespaces;
+	char *name;
+
+	if (sync->phase != SYNC_PHASE_FALLBACK || fallback->step != SYNC_FALLBACK_LISTING)
+		return true;
+	if (fallback->namespace_count == NAMESPACES_MAX)
+		return sync_fail(sync, DOVETAIL_LIMIT, true, "The server has more than %u namespaces", NAMESPACES_MAX);
+	name = sync_mailbox_decode(prefix);
+	if (name == NULL && errno != ENOMEM)
+		return true;
+	namespaces = name == NULL ? NULL :
+		realloc(fallback->namespaces, sizeof(*namespaces) * (fallback->namespace_count + 1));
+	if (namespaces == NULL) {
+		free(name);
+		return sync_fail(sync, DOVETAIL_SYSTEM, true, "Out of memory");
+	}
+	fallback->namespaces = namespaces;
+	namespaces[fallback->namespace_count++] = (struct sync_namespace){ .prefix = name, .personal = personal };
+	return true;
+}
+
+/* As the longest prefix says; without one, as with a server that has no namespaces: the user's own. */
+static bool is_personal(const struct sync_fallback *fallback, const char *mailbox)
+{
+	size_t i, size, longest = 0;
+	bool personal = true;
+
+	for (i = 0; i < fallback->namespace_count && strcmp(mailbox, "INBOX") != 0; i++) {
+		size = strlen(fallback->namespaces[i].prefix);
+		if (size < longest || strncmp(mailbox, fallback->namespaces[i].prefix, size) != 0)
+			continue;
+		longest = size;
+		personal = fallback->namespaces[i].personal;
+	}
+	return personal;
 }
 
 bool sync_fallback_list(struct dovetail_sync *sync, const char *flags, const char *mailbox)
@@ -75,15 +116,21 @@ static void forget_mailboxes(struct sync_fallback *fallback)
 	free(fallback->mailboxes);
 	fallback->mailboxes = NULL;
 	fallback->mailbox_count = fallback->mailbox_alloc = fallback->mailbox_bytes = 0;
+	for (i = 0; i < fallback->namespace_count; i++)
+		free(fallback->namespaces[i].prefix);
+	free(fallback->namespaces);
+	fallback->namespaces = NULL;
+	fallback->namespace_count = 0;
 }
 
-static bool is_of_part(const struct dovetail_part *part, const char *mailbox)
+static bool
+is_of_part(const struct sync_fallback *fallback, const struct dovetail_part *part, const char *mailbox)
 {
 	switch (part->scope) {
 	case DOVETAIL_SCOPE_MAILBOX:
 		return strcmp(mailbox, part->mailbox) == 0;
 	case DOVETAIL_SCOPE_PERSONAL:
-		return true;
+		return is_personal(fallback, mailbox);
 	case DOVETAIL_SCOPE_SUBTREE:
 		return replica_mailbox_is_below(mailbox, part->mailbox);
 	}
@@ -112,7 +159,7 @@ static bool next_look(struct sync_fallback *fallback, const struct dovetail_part
 		}
 		while (fallback->mailbox < fallback->mailbox_count) {
 			*mailbox_r = fallback->mailboxes[fallback->mailbox++];
-			if (is_of_part(part, *mailbox_r))
+			if (is_of_part(fallback, part, *mailbox_r))
 				return true;
 		}
 	}
@@ -139,8 +186,8 @@ static void look_ends(struct dovetail_sync *sync)
 		sync_state(sync, DOVETAIL_STATE_POLLING, DOVETAIL_OK, "");
 }
 
-/* Dovecot's own METADATA shows nothing of the account's if it is asked for all below "/private" or "/shared": the names that RFC 5464
-   knows (6.2.1, 6.2.2) are asked for as well. An entry that is told twice is the same twice. */
+/* Dovecot's own METADATA shows nothing of the account's if it is asked for all below "/private" or "/shared": the names that RFC
+   5464 knows (6.2.1, 6.2.2) are asked for as well. An entry that is told twice is the same twice. */
 static void look_entry(struct sync_writer *writer, const char *mailbox, const char *entry)
 {
 	static const char *const names[] = { "admin", "comment", "vendor" };
@@ -196,7 +243,8 @@ static void look_begins(struct dovetail_sync *sync)
 	for (i = 0; i < count; i++)
 		list = list || !is_of_account(&parts[i]);
 	if (list && !sync->has_metadata) {
-		sync_fail(sync, DOVETAIL_UNSUPPORTED, true, "The server has entries of the account (METADATA-SERVER), but not of mailboxes");
+		sync_fail(sync, DOVETAIL_UNSUPPORTED, true,
+			  "The server has entries of the account (METADATA-SERVER), but not of mailboxes");
 		return;
 	}
 	sync->consistent = false;
@@ -209,6 +257,12 @@ static void look_begins(struct dovetail_sync *sync)
 	}
 	forget_mailboxes(&sync->fallback);
 	sync->fallback.step = SYNC_FALLBACK_LISTING;
+	if (sync->has_namespace) {
+		writer = sync_command_begin(sync, SYNC_NAMESPACE, "");
+		sync_command_text(writer, " NAMESPACE");
+		if (sync_command_end(sync, writer) == NULL)
+			return;
+	}
 	writer = sync_command_begin(sync, SYNC_LIST, "");
 	sync_command_text(writer, " LIST \"\" \"*\"");
 	sync_command_end(sync, writer);
@@ -220,6 +274,9 @@ void sync_fallback_begin(struct dovetail_sync *sync)
 		sync_fail(sync, DOVETAIL_UNSUPPORTED, true, "The server has neither XMETASYNC nor METADATA");
 		return;
 	}
+	/* those of another server, or of this one in other times */
+	if (!sync_replica_ok(sync, replica_limits_set(sync->replica, NULL)))
+		return;
 	sync->phase = SYNC_PHASE_FALLBACK;
 	sync->fallback.step = SYNC_FALLBACK_REST;
 	sync->fallback.waiting = 0;
@@ -227,7 +284,8 @@ void sync_fallback_begin(struct dovetail_sync *sync)
 	if (!sync->fallback.told) {
 		sync->fallback.told = true;
 		sync_notice(sync, DOVETAIL_NOTICE_FALLBACK, NULL, NULL,
-			    "The server has no XMETASYNC: it is asked now and then, and writes of two devices at the same moment can be lost");
+			    "The server has no XMETASYNC: it is asked now and then, and writes of two devices at the same moment"
+			    " can be lost");
 	}
 	look_begins(sync);
 }
@@ -238,7 +296,8 @@ bool sync_fallback_entry(struct dovetail_sync *sync, struct sync_command *comman
 	if (command->kind != SYNC_LOOK || sync->kind == REPLICA_REMOVED)
 		return true;
 	sync->staged = true;
-	return sync_replica_ok(sync, replica_stage(sync->replica, sync->mailbox, sync->name, sync->kind, sync->value, sync->value_size));
+	return sync_replica_ok(sync, replica_stage(sync->replica, sync->mailbox, sync->name, sync->kind, sync->value,
+						   sync->value_size));
 }
 
 /* ---- A write ---- */
@@ -255,34 +314,21 @@ static struct replica_set next_mailbox(const struct replica_set *set, size_t *fi
 	return part;
 }
 
-static void send_compare(struct dovetail_sync *sync, const struct replica_set *part)
+/* The writes of part, by name or with their values; the answer is about known, the set or this part of it. */
+static void send_part(struct dovetail_sync *sync, enum sync_command_kind kind, const struct replica_set *known,
+		      const struct replica_set *part)
 {
-	struct sync_writer *writer = sync_command_begin(sync, SYNC_COMPARE, "");
+	struct sync_writer *writer = sync_command_begin(sync, kind, "");
 	size_t i;
 
-	sync_command_set(writer, part);
-	sync_command_text(writer, " GETMETADATA ");
+	sync_command_set(writer, known);
+	sync_command_text(writer, kind == SYNC_SETMETADATA ? " SETMETADATA " : " GETMETADATA ");
 	sync_command_mailbox(writer, part->writes[0].mailbox);
 	for (i = 0; i < part->count; i++) {
 		sync_command_text(writer, i == 0 ? " (" : " ");
 		sync_command_name(writer, part->writes[i].name);
-	}
-	sync_command_text(writer, ")");
-	if (sync_command_end(sync, writer) != NULL)
-		sync->fallback.waiting++;
-}
-
-static void send_setmetadata(struct dovetail_sync *sync, const struct replica_set *set, const struct replica_set *part)
-{
-	struct sync_writer *writer = sync_command_begin(sync, SYNC_SETMETADATA, "");
-	size_t i;
-
-	sync_command_set(writer, set);
-	sync_command_text(writer, " SETMETADATA ");
-	sync_command_mailbox(writer, part->writes[0].mailbox);
-	for (i = 0; i < part->count; i++) {
-		sync_command_text(writer, i == 0 ? " (" : " ");
-		sync_command_name(writer, part->writes[i].name);
+		if (kind != SYNC_SETMETADATA)
+			continue;
 		sync_command_text(writer, " ");
 		sync_command_value(writer, part->writes[i].data, part->writes[i].size);
 	}
@@ -309,7 +355,7 @@ static void compare_begins(struct dovetail_sync *sync)
 	sync->fallback.step = SYNC_FALLBACK_COMPARING;
 	while (i < set.count && sync->failure == DOVETAIL_OK) {
 		part = next_mailbox(&set, &i);
-		send_compare(sync, &part);
+		send_part(sync, SYNC_COMPARE, &part, &part);
 	}
 	/* it is given again when what has come is compared */
 	if (sync->failure == DOVETAIL_OK && sync_replica_ok(sync, replica_queue_again(sync->replica, set.id)))
@@ -337,7 +383,7 @@ static void write_begins(struct dovetail_sync *sync)
 	sync->round_lost = false;
 	while (i < set.count && sync->failure == DOVETAIL_OK) {
 		part = next_mailbox(&set, &i);
-		send_setmetadata(sync, &set, &part);
+		send_part(sync, SYNC_SETMETADATA, &set, &part);
 	}
 	if (sync->failure == DOVETAIL_OK)
 		sync_tell_changes(sync);
@@ -387,7 +433,8 @@ static bool setmetadata_answered(struct dovetail_sync *sync, struct sync_command
 
 static bool look_answered(struct dovetail_sync *sync, const struct response_status *status)
 {
-	/* A NO that may be about the moment does not mean that there are no entries. That of a mailbox that is gone since LIST passes, too. */
+	/* A NO that may be about the moment does not mean that there are no entries. That of a mailbox that is gone since LIST
+	   passes, too. */
 	switch (sync_answer(status)) {
 	case SYNC_ANSWER_OK:
 		return true;
@@ -414,9 +461,13 @@ bool sync_fallback_tagged(struct dovetail_sync *sync, struct sync_command *comma
 {
 	bool ok;
 
-	if (command->kind != SYNC_LIST)
+	if (command->kind != SYNC_LIST && command->kind != SYNC_NAMESPACE)
 		sync->fallback.waiting--;
-	if (command->kind == SYNC_LIST)
+	if (command->kind == SYNC_NAMESPACE)
+		/* refused: then it has none */
+		ok = sync_answer(status) != SYNC_ANSWER_LATER ||
+			sync_fail(sync, DOVETAIL_NETWORK, false, "The server refuses to list namespaces: %s", status->text);
+	else if (command->kind == SYNC_LIST)
 		ok = list_answered(sync, status);
 	else if (command->kind == SYNC_LOOK)
 		ok = look_answered(sync, status);

@@ -1,5 +1,5 @@
-/* Names of mailboxes as the server writes them, in modified UTF-7 (RFC 3501 section 5.1.3; the sync never does ENABLE UTF8=ACCEPT, so servers
-   keep to it). Pure functions; what they return is the caller's. */
+/* Names of mailboxes as the server writes them, in modified UTF-7 (RFC 3501 section 5.1.3; the sync never does ENABLE UTF8=ACCEPT,
+   so servers keep to it). Pure functions; what they return is the caller's. */
 
 #include <errno.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
-/* dovetail_sync_once(): the loop that the caller of a live sync has, for callers that have none. It ends with the first consistent state with
-   which nothing is left to be sent, or with the first error. */
+/* dovetail_sync_once(): the loop that the caller of a live sync has, for callers that have none. It ends with the first consistent
+   state with which nothing is left to be sent, or with the first error. */
 
 #include <errno.h>
 #include <poll.h>
@@ -43,7 +43,8 @@ static enum dovetail_status once(struct dovetail_sync *sync, int stop_fd)
 
 enum dovetail_status
 dovetail_sync_once(struct dovetail *replica, const struct dovetail_account *account,
-		   const struct dovetail_sync_options *options, const struct dovetail_callbacks *callbacks, void *context, int stop_fd)
+		   const struct dovetail_sync_options *options, const struct dovetail_callbacks *callbacks, void *context,
+		   int stop_fd)
 {
 	struct dovetail_sync *sync;
 	enum dovetail_status status;

@@ -30,7 +30,7 @@ char *sync_mailbox_decode(const char *wire);
 enum sync_command_kind {
 	SYNC_CAPABILITY, SYNC_XMETASYNC, SYNC_XMETASET,
 	/* fallback */
-	SYNC_LIST, SYNC_LOOK, SYNC_COMPARE, SYNC_SETMETADATA
+	SYNC_NAMESPACE, SYNC_LIST, SYNC_LOOK, SYNC_COMPARE, SYNC_SETMETADATA
 };
 
 /* An entry of a write that is under way, and what the server has there. Owns its strings. */
@@ -101,8 +101,17 @@ enum sync_fallback_step {
 	SYNC_FALLBACK_REST, SYNC_FALLBACK_LISTING, SYNC_FALLBACK_LOOKING, SYNC_FALLBACK_COMPARING, SYNC_FALLBACK_WRITING
 };
 
+/* A namespace of mailboxes; the prefix is in UTF-8, owned. */
+struct sync_namespace {
+	char *prefix;
+	bool personal;
+};
+
 struct sync_fallback {
 	enum sync_fallback_step step;
+	/* from NAMESPACE, in this look */
+	struct sync_namespace *namespaces;
+	size_t namespace_count;
 	/* from LIST, in UTF-8; owned */
 	char **mailboxes;
 	size_t mailbox_count, mailbox_alloc, mailbox_bytes;
@@ -149,7 +158,7 @@ struct dovetail_sync {
 	size_t unsent;
 
 	/* This connection. */
-	bool literal_plus, literal_minus, has_xmetasync, has_metadata, has_metadata_server;
+	bool literal_plus, literal_minus, has_xmetasync, has_metadata, has_metadata_server, has_namespace;
 	unsigned int tag;
 	/* all that is not answered, oldest first; sending: the first that is not sent in full; waiting: for "+" */
 	struct sync_command *commands, *commands_tail, *sending;
@@ -176,7 +185,8 @@ struct dovetail_sync {
 	enum replica_kind kind;
 	char *value;
 	size_t value_size, value_alloc;
-	/* Since the last marker, for the limits; up to the last PARTIAL one: what is staged for good. In this connection, for progress(). */
+	/* Since the last marker, for the limits; up to the last PARTIAL one: what is staged for good. In this connection, for
+	   progress(). */
 	uint64_t staged_entries, staged_bytes, partial_entries, partial_bytes;
 	/* what the replica has, at most, since it was counted */
 	bool counted;
@@ -192,7 +202,8 @@ int64_t sync_now(void);
 /* Notes the first error of this connection; stays: reconnecting does not help. Returns false, for callers that end with it. */
 bool sync_fail(struct dovetail_sync *sync, enum dovetail_status status, bool stays, const char *format, ...)
 	__attribute__((format(printf, 4, 5)));
-/* After a function of the replica: true if it was OK, else it has failed, with the replica's text. A lock that others hold passes. */
+/* After a function of the replica: true if it was OK, else it has failed, with the replica's text. A lock that others hold
+   passes. */
 bool sync_replica_ok(struct dovetail_sync *sync, enum dovetail_status status);
 void sync_state(struct dovetail_sync *sync, enum dovetail_state state, enum dovetail_status status, const char *text);
 void sync_notice(struct dovetail_sync *sync, enum dovetail_notice notice, const char *mailbox, const char *entry,
@@ -248,6 +259,7 @@ void sync_fallback_begin(struct dovetail_sync *sync);
 void sync_fallback_go(struct dovetail_sync *sync, bool look);
 bool sync_fallback_tagged(struct dovetail_sync *sync, struct sync_command *command, const struct response_status *status);
 bool sync_fallback_entry(struct dovetail_sync *sync, struct sync_command *command);
+bool sync_fallback_namespace(struct dovetail_sync *sync, bool personal, const char *prefix);
 bool sync_fallback_list(struct dovetail_sync *sync, const char *flags, const char *mailbox);
 void sync_fallback_end(struct dovetail_sync *sync);
 

@@ -34,6 +34,7 @@ static bool handle_capability(void *context, const char *list)
 	sync->literal_minus = starts_word(list, "LITERAL-");
 	sync->has_xmetasync = starts_word(list, "XMETASYNC");
 	sync->has_metadata = starts_word(list, "METADATA");
+	sync->has_namespace = starts_word(list, "NAMESPACE");
 	sync->has_metadata_server = sync->has_metadata || starts_word(list, "METADATA-SERVER");
 	return true;
 }
@@ -92,7 +93,8 @@ static bool handle_continuation(void *context, const char *text)
 		sync->idling = true;
 		return true;
 	}
-	return sync_fail(sync, DOVETAIL_PROTOCOL, false, "The server wants to be sent something (\"+ %.40s\"), but there is nothing", text);
+	return sync_fail(sync, DOVETAIL_PROTOCOL, false,
+			 "The server wants to be sent something (\"+ %.40s\"), but there is nothing", text);
 }
 
 /* Counts what has come since the last consistent state. */
@@ -183,6 +185,7 @@ static bool handle_data(void *context, const void *data, size_t size)
 
 	if (sync->phase == SYNC_PHASE_GREETING)
 		return true;
+	sync->progressed = true;
 	if (!count_octets(sync, size))
 		return false;
 	if (need > sync->options.max_value)
@@ -221,6 +224,11 @@ static bool handle_list(void *context, const char *flags, const char *mailbox)
 	return sync_fallback_list(context, flags, mailbox);
 }
 
+static bool handle_namespace(void *context, enum response_namespace kind, const char *prefix)
+{
+	return sync_fallback_namespace(context, kind == RESPONSE_NAMESPACE_PERSONAL, prefix);
+}
+
 bool sync_receive_begin(struct dovetail_sync *sync)
 {
 	const struct response_handler handler = {
@@ -234,6 +242,7 @@ bool sync_receive_begin(struct dovetail_sync *sync)
 		.entry_end = handle_entry_end,
 		.metadata_end = handle_metadata_end,
 		.list = handle_list,
+		.name_space = handle_namespace,
 	};
 	/* Larger values than max_value are read over, not kept: a server without MAXSIZE sends them. */
 	const struct response_limits limits = { .value = SIZE_MAX };
@@ -282,7 +291,8 @@ void sync_receive(struct dovetail_sync *sync)
 		if (response_is_memory(sync->parser))
 			sync_fail(sync, DOVETAIL_SYSTEM, true, "Out of memory");
 		else
-			sync_fail(sync, DOVETAIL_PROTOCOL, false, "The server breaks the protocol: %s", response_error(sync->parser));
+			sync_fail(sync, DOVETAIL_PROTOCOL, false, "The server breaks the protocol: %s",
+				  response_error(sync->parser));
 	}
 }
 
@@ -299,8 +309,8 @@ enum sync_answer sync_answer(const struct response_status *status)
 {
 	/* RFC 3501, 5464, 5530, 7889, 9208. What is not here may pass: nothing is given up for a word that we do not know. */
 	static const char *const for_good[] = {
-		"METADATA", "OVERQUOTA", "LIMIT", "NONEXISTENT", "TRYCREATE", "CANNOT", "NOPERM", "TOOBIG", "ALREADYEXISTS", "PARSE",
-		"CLIENTBUG", "BADCHARSET", NULL
+		"METADATA", "OVERQUOTA", "LIMIT", "NONEXISTENT", "TRYCREATE", "CANNOT", "NOPERM", "TOOBIG", "ALREADYEXISTS",
+		"PARSE", "CLIENTBUG", "BADCHARSET", NULL
 	};
 
 	if (status->cond == RESPONSE_OK)

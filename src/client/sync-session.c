@@ -1,5 +1,5 @@
-/* What is said on a connection to a server that has XMETASYNC (docs/protocol.md): catch up, wait, and for each round of writes DONE, XMETASET
-   and XMETASYNC again, sent together. Called by sync.c and sync-receive.c. */
+/* What is said on a connection to a server that has XMETASYNC (docs/protocol.md): catch up, wait, and for each round of writes
+   DONE, XMETASET and XMETASYNC again, sent together. Called by sync.c and sync-receive.c. */
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,8 +10,8 @@
 /* Sets that are sent without waiting for each one's answer. */
 #define ROUND_SETS 32
 #define ROUND_BYTES (512 * 1024)
-/* A bookmark that is no server's (an epoch and a token are random): answered by RESET and a snapshot. Unlike a plain snapshot it may be about
-   mailboxes that do not exist yet. */
+/* A bookmark that is no server's (an epoch and a token are random): answered by RESET and a snapshot. Unlike a plain snapshot it
+   may be about mailboxes that do not exist yet. */
 #define MARK_OF_NOBODY "(1 1 0)"
 /* RFC 3501: a number has 32 bits */
 #define MAXSIZE_MAX UINT32_MAX
@@ -108,7 +108,8 @@ void sync_session_begin(struct dovetail_sync *sync)
 bool sync_session_entry(struct dovetail_sync *sync)
 {
 	sync->staged = true;
-	return sync_replica_ok(sync, replica_stage(sync->replica, sync->mailbox, sync->name, sync->kind, sync->value, sync->value_size));
+	return sync_replica_ok(sync, replica_stage(sync->replica, sync->mailbox, sync->name, sync->kind, sync->value,
+						   sync->value_size));
 }
 
 static bool session_reset(struct dovetail_sync *sync)
@@ -140,7 +141,8 @@ static bool session_position(struct dovetail_sync *sync, const char *mark)
 		return sync_fail(sync, DOVETAIL_PROTOCOL, false, "The server sends a bookmark that is none: \"%.100s\"", mark);
 	if (sync->position.epoch != 0 &&
 	    (position.epoch != sync->position.epoch || position.modseq < sync->position.modseq)) {
-		return sync_fail(sync, DOVETAIL_PROTOCOL, false, "The server's position \"%.100s\" does not follow its last one (%llu %llu)",
+		return sync_fail(sync, DOVETAIL_PROTOCOL, false,
+				 "The server's position \"%.100s\" does not follow its last one (%llu %llu)",
 				 mark, (unsigned long long)sync->position.epoch, (unsigned long long)sync->position.modseq);
 	}
 	sync->position = position;
@@ -167,12 +169,29 @@ static bool session_partial(struct dovetail_sync *sync, const char *mark)
 	return true;
 }
 
+static bool session_limits(struct dovetail_sync *sync, const char *text)
+{
+	size_t size = strlen(text);
+	char *list;
+	bool ok;
+
+	if (*text != '(' || text[size - 1] != ')')
+		return sync_fail(sync, DOVETAIL_PROTOCOL, false, "The server sends limits that are none: \"%.100s\"", text);
+	list = strndup(text + 1, size - 2);
+	if (list == NULL)
+		return sync_fail(sync, DOVETAIL_SYSTEM, true, "Out of memory");
+	ok = sync_replica_ok(sync, replica_limits_set(sync->replica, list));
+	free(list);
+	return ok;
+}
+
 bool sync_session_status(struct dovetail_sync *sync, const struct response_status *status)
 {
 	if (sync->commands == NULL || sync->commands->kind != SYNC_XMETASYNC)
-		return sync_fail(sync, DOVETAIL_PROTOCOL, false, "The server sends [XMETASYNC %.100s] outside of XMETASYNC", status->code_args);
+		return sync_fail(sync, DOVETAIL_PROTOCOL, false, "The server sends [XMETASYNC %.100s] outside of XMETASYNC",
+				 status->code_args);
 	if (strncmp(status->code_args, "LIMITS ", 7) == 0)
-		return true;
+		return session_limits(sync, status->code_args + 7);
 	if (strcmp(status->code_args, "RESET") == 0)
 		return session_reset(sync);
 	if (strncmp(status->code_args, "PARTIAL ", 8) == 0)
@@ -236,7 +255,8 @@ static size_t set_bytes(const struct replica_set *set)
 	return bytes;
 }
 
-/* Sends what waits, as many sets as one round may have, and after the last one XMETASYNC. prefix as above, for the first command. */
+/* Sends what waits, as many sets as one round may have, and after the last one XMETASYNC. prefix as above, for the first
+   command. */
 static void send_round(struct dovetail_sync *sync, const char *prefix)
 {
 	enum dovetail_status status;
@@ -334,8 +354,8 @@ bool sync_set_refused(struct dovetail_sync *sync, struct sync_command *command, 
 	char reason[512];
 	size_t i;
 
-	snprintf(reason, sizeof(reason), "%s%s%s%s%s%s", *status->code != '\0' ? "[" : "", status->code, *status->code_args != '\0' ? " " : "",
-		 status->code_args, *status->code != '\0' ? "] " : "", status->text);
+	snprintf(reason, sizeof(reason), "%s%s%s%s%s%s", *status->code != '\0' ? "[" : "", status->code,
+		 *status->code_args != '\0' ? " " : "", status->code_args, *status->code != '\0' ? "] " : "", status->text);
 	if (!sync_replica_ok(sync, replica_queue_refused(sync->replica, command->set_id, reason)))
 		return false;
 	for (i = 0; i < command->theirs_count; i++)

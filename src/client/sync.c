@@ -1,6 +1,6 @@
-/* The sync of include/dovetail.h: the object and the caller's event loop. One epoll descriptor for the caller, in which are the transport's,
-   the replica's (somebody has written) and a timer; deadlines; states; reconnecting. What is said on the connection is in sync-session.c
-   and sync-fallback.c. The sync owns all of these and borrows the replica. */
+/* The sync of include/dovetail.h: the object and the caller's event loop. One epoll descriptor for the caller, in which are the
+   transport's, the replica's (somebody has written) and a timer; deadlines; states; reconnecting. What is said on the connection is
+   in sync-session.c and sync-fallback.c. The sync owns all of these and borrows the replica. */
 
 #include <errno.h>
 #include <poll.h>
@@ -321,7 +321,8 @@ static void connect_begins(struct dovetail_sync *sync)
 	sync->connected_consistent = sync->mailbox_missing = false;
 	sync->lost_rounds = sync->write_backoff = sync->resets = 0;
 	sync->next_write = 0;
-	sync->literal_plus = sync->literal_minus = sync->has_xmetasync = sync->has_metadata = sync->has_metadata_server = false;
+	sync->literal_plus = sync->literal_minus = sync->has_xmetasync = sync->has_metadata = sync->has_metadata_server =
+		sync->has_namespace = false;
 	sync_state(sync, DOVETAIL_STATE_CONNECTING, DOVETAIL_OK, "");
 	transport_connect(sync->transport);
 }

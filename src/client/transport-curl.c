@@ -1,5 +1,5 @@
-/* What libcurl is told, and what its results mean. libcurl connects and logs in (CURLOPT_CONNECT_ONLY) and then only carries octets. Called
-   by transport.c. */
+/* What libcurl is told, and what its results mean. libcurl connects and logs in (CURLOPT_CONNECT_ONLY) and then only carries
+   octets. Called by transport.c. */
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,8 +9,10 @@
 
 #include "transport-private.h"
 
-/* Without a mechanism in the account. Not GSSAPI, which libcurl prefers for users with an '@', and where it gives up without a ticket; not NTLM.
-   */
+/* Without a mechanism in the account. Not GSSAPI, which libcurl prefers for users with an '@', and where it gives up without a
+   ticket; not NTLM.
+
+    */
 #define PASSWORD_MECHANISMS "AUTH=SCRAM-SHA-256;AUTH=SCRAM-SHA-1;AUTH=CRAM-MD5;AUTH=DIGEST-MD5;AUTH=PLAIN;AUTH=LOGIN"
 #define TOKEN_MECHANISMS "AUTH=OAUTHBEARER;AUTH=XOAUTH2"
 

@@ -1,5 +1,5 @@
-/* Octets over an open connection: curl_easy_send() and curl_easy_recv() with a queue of what could not be sent yet. Called by the sync and by
-   transport_dispatch(); owns the queue. */
+/* Octets over an open connection: curl_easy_send() and curl_easy_recv() with a queue of what could not be sent yet. Called by
+   the sync and by transport_dispatch(); owns the queue. */
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,6 @@
-/* Passwords in a netrc file, see netrc(5). libcurl reads such files too, but not for a user that it has been told, and goes on without a
-   password if it finds none. Called by transport.c at each login, so that a changed file counts; owns nothing in between. */
+/* Passwords in a netrc file, see netrc(5). libcurl reads such files too, but not for a user that it has been told, and goes on
+   without a password if it finds none. Called by transport.c at each login, so that a changed file counts; owns nothing in
+   between. */
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,8 +1,9 @@
 #ifndef CLIENT_TRANSPORT_PRIVATE_H
 #define CLIENT_TRANSPORT_PRIVATE_H
 
-/* The transport's insides: transport.c (life, events), transport-io.c (send and receive), transport-curl.c (options and errors of
-   libcurl), transport-account.c (the account's copy, checked), transport-secret.c (commands that give secrets), transport-netrc.c. */
+/* The transport's insides: transport.c (life, events), transport-io.c (send and receive), transport-curl.c (options and errors
+   of libcurl), transport-account.c (the account's copy, checked), transport-secret.c (commands that give secrets),
+   transport-netrc.c. */
 
 #include <curl/curl.h>
 
@@ -23,11 +24,12 @@ void secret_free(char *secret);
 /* A command that prints a secret. */
 struct secret_command;
 enum secret_progress { SECRET_RUNNING, SECRET_DONE, SECRET_FAILED };
-/* Starts "/bin/sh -c command" with nothing on its standard input, the caller's standard error, and no other descriptors; its own are put
-   into epoll_fd with data.fd. what names it in errors ("password command"). NULL: *error_r has the text, to be freed, or NULL if memory has run out. */
+/* Starts "/bin/sh -c command" with nothing on its standard input, the caller's standard error, and no other descriptors; its own
+   are put into epoll_fd with data.fd. what names it in errors ("password command"). NULL: *error_r has the text, to be freed, or
+   NULL if memory has run out. */
 struct secret_command *secret_command_start(const char *command, const char *what, int epoll_fd, char **error_r);
-/* Reads and looks without blocking. DONE: *secret_r is the first line, without its end, to be freed with secret_free(). FAILED: *error_r as
-   above. */
+/* Reads and looks without blocking. DONE: *secret_r is the first line, without its end, to be freed with secret_free(). FAILED:
+   *error_r as above. */
 enum secret_progress secret_command_work(struct secret_command *command, char **secret_r, char **error_r);
 /* ms until secret_command_work() has to be called without an event; -1: never. */
 int secret_command_wait(const struct secret_command *command);
@@ -36,8 +38,8 @@ void secret_command_free(struct secret_command *command);
 
 /* ---- transport-netrc.c ---- */
 
-/* The password for the user on the host, as in netrc(5): the first entry of that machine whose login is the user or not given, else of
-   "default". On failure NULL, and *error_r as above. Free it with secret_free(). */
+/* The password for the user on the host, as in netrc(5): the first entry of that machine whose login is the user or not given,
+   else of "default". On failure NULL, and *error_r as above. Free it with secret_free(). */
 char *netrc_password(const char *path, const char *host, const char *user, char **error_r);
 
 /* ---- transport-io.c ---- */
@@ -61,7 +63,8 @@ struct transport {
 	/* what transport_dispatch() looks at; inside the caller's */
 	int epoll_fd, outer_fd;
 	enum transport_state state;
-	/* CLOCK_MONOTONIC in ms: until when the command, or the next answer of the server, has to be there, and all of connecting */
+	/* CLOCK_MONOTONIC in ms: until when the command, or the next answer of the server, has to be there, and all of
+	   connecting */
 	int64_t deadline, last_deadline;
 
 	struct secret_command *command;

@@ -1,7 +1,7 @@
-/* A command that prints a password or token, run beside all else: its output and its end are events in the transport's epoll. The child is
-   known by its pid and a pidfd; no signal is handled or waited for. It stays in the caller's process group, so that a
-   command can ask the user on the terminal (/dev/tty); so it is killed by pid, with its children. Called by transport.c; owns the child, its descriptors and what it has
-   printed. */
+/* A command that prints a password or token, run beside all else: its output and its end are events in the transport's epoll.
+   The child is known by its pid and a pidfd; no signal is handled or waited for. It stays in the caller's process group, so that
+   a command can ask the user on the terminal (/dev/tty); so it is killed by pid, with its children. Called by transport.c; owns
+   the child, its descriptors and what it has printed. */
 
 #include <errno.h>
 #include <fcntl.h>
@@ -217,8 +217,8 @@ enum secret_progress secret_command_work(struct secret_command *command, char **
 	bool ended, lost;
 
 	*secret_r = *error_r = NULL;
-	/* first whether it has ended, then what is left of its output: nothing comes after that, but from children of its own, which do not
-	   count */
+	/* first whether it has ended, then what is left of its output: nothing comes after that, but from children of its own,
+	   which do not count */
 	ended = waitid(P_PID, command->pid, &info, WEXITED | WNOHANG) == 0;
 	/* somebody else in this process waits for all children, or SIGCHLD is ignored: it has ended, but nobody knows how */
 	lost = !ended && errno == ECHILD;

@@ -1,5 +1,6 @@
-/* The life of a connection: the command for the secret, then libcurl, then octets. One epoll of its own inside the caller's holds whatever
-   descriptors there are at the time. Called by sync.c; owns the account's copy, the child, libcurl's handles and the queue. */
+/* The life of a connection: the command for the secret, then libcurl, then octets. One epoll of its own inside the caller's
+   holds whatever descriptors there are at the time. Called by sync.c; owns the account's copy, the child, libcurl's handles and
+   the queue. */
 
 #include <errno.h>
 #include <pthread.h>

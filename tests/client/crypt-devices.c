@@ -56,8 +56,8 @@ static void noticed(void *context, enum dovetail_notice notice, const char *mail
 	size_t size = strlen(device->notices);
 
 	assert_true(*text != '\0');
-	snprintf(device->notices + size, sizeof(device->notices) - size, "%s %s%s;", notice == DOVETAIL_NOTICE_ROLLBACK ? "rollback" :
-		 "unreadable", mailbox, entry);
+	snprintf(device->notices + size, sizeof(device->notices) - size, "%s %s%s;",
+		 notice == DOVETAIL_NOTICE_ROLLBACK ? "rollback" : "unreadable", mailbox, entry);
 }
 
 void catch_up(struct devices *f, struct device *device)
@@ -189,13 +189,16 @@ const char *all(struct dovetail *replica)
 	static char text[8192];
 	struct dovetail_entry entry;
 	struct dovetail_iter *iter;
+	const char *value;
 	size_t size = 0;
 
 	text[0] = '\0';
 	must(replica, dovetail_iter_open(replica, NULL, NULL, true, &iter));
-	while (dovetail_iter_next(iter, &entry) == DOVETAIL_OK)
-		size += snprintf(text + size, sizeof(text) - size, "%s%s=%s;", entry.mailbox, entry.name + strlen("/private/vendor/example"),
-				 entry.data == NULL ? (entry.flags & DOVETAIL_ENTRY_LOCKED) != 0 ? "LOCKED" : "DAMAGED" : (const char *)entry.data);
+	while (dovetail_iter_next(iter, &entry) == DOVETAIL_OK) {
+		value = entry.data != NULL ? entry.data : (entry.flags & DOVETAIL_ENTRY_LOCKED) != 0 ? "LOCKED" : "DAMAGED";
+		size += snprintf(text + size, sizeof(text) - size, "%s%s=%s;", entry.mailbox,
+				 entry.name + strlen("/private/vendor/example"), value);
+	}
 	dovetail_iter_close(iter);
 	return text;
 }

@@ -1,7 +1,8 @@
 #ifndef CRYPT_DEVICES_H
 #define CRYPT_DEVICES_H
 
-/* What the tests of a replica's encryption share: two devices of one user, with their replicas, and a server that may do as it likes. */
+/* What the tests of a replica's encryption share: two devices of one user, with their replicas, and a server that may do as it
+   likes. */
 
 #include "replica-test.h"
 #include "crypt.h"

@@ -1,5 +1,6 @@
-/* Prints the test vectors of docs/encryption.md as JSON: all that is random is 0, 1, 2 ... 255, 0 ... in the order in which it is drawn. Run
-   by test_crypt_vectors.py, which compares them with the ones that are kept (crypt-vectors.json) and reads these by code of its own. */
+/* Prints the test vectors of docs/encryption.md as JSON: all that is random is 0, 1, 2 ... 255, 0 ... in the order in which it
+   is drawn. Run by test_crypt_vectors.py, which compares them with the ones that are kept (crypt-vectors.json) and reads these
+   by code of its own. */
 
 #include "crypt-test.h"
 

@@ -1,5 +1,6 @@
-/* A client on the public API, driven by a test (drive.py): commands are lines on stdin, fields separated by tabs, values in hex ("-": none);
-   for each one line of JSON is printed, {"reply": ...}, and {"event": ...} for each callback. Its loop is the one that dovetail.h shows.
+/* A client on the public API, driven by a test (drive.py): commands are lines on stdin, fields separated by tabs, values in hex
+   ("-": none); for each one line of JSON is printed, {"reply": ...}, and {"event": ...} for each callback. Its loop is the one that
+   dovetail.h shows.
 
    Its clock can be put forward: clock_gettime() below is found before the C library's by libdovetail. */
 
@@ -103,7 +104,8 @@ static void put_entry(const struct dovetail_entry *entry, bool value)
 	put_field("name", entry->name);
 	if (value)
 		put_value("value", entry->data, entry->size);
-	printf(", \"size\": %zu, \"flags\": %u, \"modseq\": \"%llu\"", entry->size, entry->flags, (unsigned long long)entry->modseq);
+	printf(", \"size\": %zu, \"flags\": %u, \"modseq\": \"%llu\"", entry->size, entry->flags,
+	       (unsigned long long)entry->modseq);
 }
 
 static void reply(const struct slot *slot, enum dovetail_status status)

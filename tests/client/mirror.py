@@ -1,11 +1,16 @@
 """A folder that is mirrored, for the tests of dovetail mirror."""
 
+import base64
+import json
 import os
 import signal
 import time
 
 from cli import PREFIX, Machine
+from harness.server import BUILD
 
+# see mirror-fault.c
+FAULT = os.path.join(BUILD, "tests/client/libmirror_fault.so")
 PATIENCE = 60 * float(os.environ.get("DOVETAIL_PATIENCE", "1"))
 
 
@@ -75,6 +80,7 @@ class Device(Machine):
         return out
 
     def once(self, *args, code=0, **kwargs):
+        """To the end; what it says on stderr."""
         return self.run("mirror", "--once", *args, self.folder, code=code, **kwargs).stderr.decode()
 
     def begin(self, *args, **kwargs):
@@ -103,14 +109,38 @@ class Device(Machine):
         data = data if data is None or isinstance(data, bytes) else data.encode()
         until(lambda: self.read(name) == data, "%r with %r" % (name, data))
 
+    def position(self):
+        """The server's position, which grows by one with each change set."""
+        self.run("sync")
+        return int(json.loads(self.run("status", "--json").stdout)["modseq"])
+
     def entries(self):
         """What is on the server: short names to values."""
         out = {}
         for line in self.run("export", "--online").stdout.splitlines():
-            import base64
-            import json
             entry = json.loads(line)
             if "entry" in entry and entry["entry"].startswith(PREFIX):
                 value = entry["value"].encode() if "value" in entry else base64.b64decode(entry["base64"])
                 out[entry["entry"][len(PREFIX):]] = value
         return out
+
+
+def turns(*devices):
+    """Each is brought in step, one after the other."""
+    for device in devices:
+        device.once()
+
+
+def begin(*devices):
+    for device in devices:
+        device.begin()
+
+
+def end(*devices):
+    for device in devices:
+        device.end()
+
+
+def conflicts(device):
+    """The conflicting versions: names to contents."""
+    return {name: data for name, data in device.files().items() if b".conflict-" in name}

@@ -160,6 +160,15 @@ class Chaos:
         finally:
             os.close(fd)
 
+    def edit_burst(self, device):
+        """Many at once, which go in one change set."""
+        for _ in range(self.random.randrange(10, 40)):
+            try:
+                self.edit_write(device)
+            except OSError:
+                # too late, or not possible
+                pass
+
     def edit_append(self, device):
         path = device.path(self.pick(device, True))
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
@@ -235,7 +244,7 @@ class Chaos:
             self.overwritten(f.read())
         os.unlink(path)
 
-    EDITS = [("write", 30), ("append", 20), ("replace", 20), ("remove", 10), ("rename", 12), ("folder", 5)]
+    EDITS = [("write", 30), ("append", 20), ("replace", 20), ("remove", 10), ("rename", 12), ("folder", 5), ("burst", 2)]
 
     def edit(self):
         device = self.random.choice(self.devices)
@@ -263,7 +272,7 @@ class Chaos:
 
     def begin(self, device):
         if device.process is None:
-            device.begin("--max-removals", "1000000", "--trash-mib", "100000", "--verbose")
+            device.begin("--max-removals", "1000000", "--trash-mib", "100000", "--verbose", "--dot-files")
 
     def fault_kill_client(self):
         device = self.random.choice(self.devices)
@@ -364,7 +373,7 @@ class Chaos:
             device.end()
         fresh = Device(self.root / "c", self.server, "chaos")
         for _ in range(2):
-            words = fresh.once("--max-entries", "1000000")
+            words = fresh.once("--max-entries", "1000000", "--dot-files")
         assert self.shape(fresh) == self.shape(self.devices[0]), words
         here = b"".join(self.devices[0].files().values())
         trash = b"".join(data for d in self.devices for list_ in d.trash().values() for data in list_)

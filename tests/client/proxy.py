@@ -13,12 +13,14 @@ class Proxy:
     cut: (direction, octets): the connection is reset when so many have gone that way.
     lose: octets; when the server sends them, they and all that follows do not arrive, and the connection is reset.
     reset(): ends those that there are.
-    freeze(): nothing goes through any more, nothing is closed; thaw() lets new connections through."""
+    freeze(): nothing goes through any more, nothing is closed; thaw() lets new connections through.
+    go_down(): ends those that there are, and each new one at once, until come_up()."""
 
     def __init__(self, port):
         self.target = port
         self.cut = self.lose = None
         self.frozen = threading.Event()
+        self.down = False
         self.count = 0
         self.octets = {UP: b"", DOWN: b""}
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -32,6 +34,9 @@ class Proxy:
     def _accept(self):
         while self.closed not in select.select([self.listener, self.closed], [], [])[0]:
             client = self.listener.accept()[0]
+            if self.down:
+                client.close()
+                continue
             self.count += 1
             self.octets = {UP: b"", DOWN: b""}
             thread = threading.Thread(target=self._serve, args=(client, self.cut, self.lose))
@@ -95,6 +100,13 @@ class Proxy:
 
     def thaw(self):
         self.frozen.clear()
+
+    def go_down(self):
+        self.down = True
+        self.reset()
+
+    def come_up(self):
+        self.down = False
 
     def close(self):
         self.closing.send(b"x")

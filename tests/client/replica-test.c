@@ -108,8 +108,8 @@ void must_at(struct dovetail *replica, enum dovetail_status status, const char *
 	}
 }
 
-void expect_at(struct dovetail *replica, enum dovetail_status status, enum dovetail_status expected, const char *text, const char *file,
-	       int line)
+void expect_at(struct dovetail *replica, enum dovetail_status status, enum dovetail_status expected, const char *text,
+	       const char *file, int line)
 {
 	if (status != expected || strstr(dovetail_error(replica), text) == NULL) {
 		print_error("%s: %s\n", dovetail_status_name(status), dovetail_error(replica));
@@ -402,8 +402,8 @@ bool server_stage(struct server *server, struct dovetail *replica, unsigned int 
 			continue;
 		if (stop > 0 && sent == stop)
 			return false;
-		must(replica, replica_stage(replica, entry->mailbox, entry->name, entry->value == NULL ? REPLICA_REMOVED : REPLICA_VALUE,
-					    entry->value, entry->value == NULL ? 0 : strlen(entry->value)));
+		must(replica, replica_stage(replica, entry->mailbox, entry->name, entry->value == NULL ? REPLICA_REMOVED :
+					    REPLICA_VALUE, entry->value, entry->value == NULL ? 0 : strlen(entry->value)));
 		/* only between sets */
 		if (partial > 0 && ++sent % partial == 0) {
 			struct server_entry *next = server_after(server, from, entry);

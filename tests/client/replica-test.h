@@ -1,8 +1,9 @@
 #ifndef REPLICA_TEST_H
 #define REPLICA_TEST_H
 
-/* What the replica's tests share: a replica in a directory of its own that is removed at the end, short words for reading and writing, and a
-   server in memory that knows the protocol's rules (docs/protocol.md) and takes the place of the sync: replica_*() is all it talks to. */
+/* What the replica's tests share: a replica in a directory of its own that is removed at the end, short words for reading and
+   writing, and a server in memory that knows the protocol's rules (docs/protocol.md) and takes the place of the sync: replica_*()
+   is all it talks to. */
 
 #include "replica.h"
 
@@ -66,7 +67,8 @@ void sql(const struct fixture *f, const char *text);
 /* OK, or the test fails with the replica's text */
 void must_at(struct dovetail *replica, enum dovetail_status status, const char *file, int line);
 #define must(replica, status) must_at(replica, status, __FILE__, __LINE__)
-void expect_at(struct dovetail *replica, enum dovetail_status status, enum dovetail_status expected, const char *text, const char *file, int line);
+void expect_at(struct dovetail *replica, enum dovetail_status status, enum dovetail_status expected, const char *text,
+	       const char *file, int line);
 /* It fails so, and the text has this in it */
 #define expect(replica, status, expected, text) expect_at(replica, status, expected, text, __FILE__, __LINE__)
 
@@ -100,8 +102,8 @@ void request_set(struct request *request, const struct replica_set *set);
 void request_free(struct request *request);
 /* The values of the entries of the request, as MODIFIED shows them: those changed after its condition. */
 unsigned int server_theirs(struct server *server, const struct request *request, struct replica_theirs *theirs);
-/* Stages what the mark asks for, in order of modseq, with a PARTIAL after each `partial` entries (0: none); stops after `stop` entries (0: all) and then
-   returns false. mark_r: of the end. */
+/* Stages what the mark asks for, in order of modseq, with a PARTIAL after each `partial` entries (0: none); stops after `stop`
+   entries (0: all) and then returns false. mark_r: of the end. */
 bool server_stage(struct server *server, struct dovetail *replica, unsigned int partial, unsigned int stop, char mark_r[64]);
 /* All of it and its marker. */
 void server_catch_up(struct fixture *f);

@@ -1,8 +1,8 @@
 #ifndef RESPONSE_LOG_H
 #define RESPONSE_LOG_H
 
-/* The callbacks of the response parser as a text, for its unit test and its fuzzer: the same octets give the same text, however they were
-   cut. It also holds the parser to the order that response.h promises. */
+/* The callbacks of the response parser as a text, for its unit test and its fuzzer: the same octets give the same text, however
+   they were cut. It also holds the parser to the order that response.h promises. */
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -175,6 +175,16 @@ static bool log_list(void *context, const char *flags, const char *mailbox)
 	return log_go_on(log);
 }
 
+static bool log_name_space(void *context, enum response_namespace kind, const char *prefix)
+{
+	static const char *const kinds[] = { "personal", "others", "shared" };
+	struct response_log *log = context;
+
+	log_check(log, !log->in_metadata);
+	log_words(log, "namespace", kinds[kind], prefix, NULL);
+	return log_go_on(log);
+}
+
 static bool log_other(void *context, const char *keyword)
 {
 	struct response_log *log = context;
@@ -187,7 +197,7 @@ static bool log_other(void *context, const char *keyword)
 static const struct response_handler response_log_handler = {
 	.tagged = log_tagged, .status = log_status, .continuation = log_continuation, .capability = log_capability,
 	.metadata = log_metadata, .entry = log_entry, .data = log_data, .entry_end = log_entry_end,
-	.metadata_end = log_metadata_end, .list = log_list, .other = log_other,
+	.metadata_end = log_metadata_end, .list = log_list, .name_space = log_name_space, .other = log_other,
 };
 
 /* The end of the input, or what was wrong with it. */

@@ -71,7 +71,7 @@ class Connection:
     def sync(self, lines=b"", mark=MARK, idling=True):
         """Answers XMETASYNC up to where it waits; its line."""
         self.tag, line = self.command(b"XMETASYNC")
-        self.send(b"* OK [XMETASYNC LIMITS (VALUE 1 ENTRIES 1 BYTES 1 NAME 1 SET 1)] Limits.\r\n" + lines)
+        self.send(b"* OK [XMETASYNC LIMITS (VALUE 99999 ENTRIES 99 BYTES 99999 NAME 99 SET 99)] Limits.\r\n" + lines)
         if mark:
             self.send(b"* OK [XMETASYNC " + mark + b"] Consistent.\r\n" + (b"+ idling\r\n" if idling else b""))
         return line

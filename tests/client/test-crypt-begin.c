@@ -23,7 +23,8 @@ static void begin(struct devices *f, bool hide)
 	encrypt_at(f, &f->a, hide, 0);
 	put(f->a.replica, "", S "/todo", "buy bread");
 	put(f->a.replica, "", S "/later", "a secret");
-	assert_string_equal(all(f->a.replica), "/clear=as it is;/notes/later=a secret;/notes/plan/day=sleep a lot;/notes/todo=buy bread;"
+	assert_string_equal(all(f->a.replica),
+			    "/clear=as it is;/notes/later=a secret;/notes/plan/day=sleep a lot;/notes/todo=buy bread;"
 			    "Work/notes/todo=nothing;");
 	device_sync(f, &f->a);
 	assert_string_equal(notices(&f->a), "");
@@ -79,7 +80,8 @@ static void test_begin_hidden(void **state)
 
 static void test_begin_refused(void **state)
 {
-	static const char *const bad[] = { "/private", "/private/", "/other/x", "private/x", "/private/a//b", "/private/a*", "/private/a/",
+	static const char *const bad[] = { "/private", "/private/", "/other/x", "private/x", "/private/a//b", "/private/a*",
+					   "/private/a/",
 		"/private/a/.dovetail", "/private/a/.dovetail/b", "" };
 	struct devices *f = *state;
 	const struct dovetail_secret secret = secret_of(f, 0), none = { 0 };
@@ -216,8 +218,10 @@ static void test_waiting_in_clear_text(void **state)
 	assert_false(server_has(f, "words"));
 	assert_false(server_has(f, "early"));
 	device_sync(f, &f->a);
-	assert_string_equal(all(f->a.replica), "/clear=as it is;/notes/early=clear words;/notes/one=more words;/notes/two=even more words;");
-	assert_string_equal(all(f->b.replica), "/clear=as it is;/notes/early=clear words;/notes/one=more words;/notes/two=even more words;");
+	assert_string_equal(all(f->a.replica),
+			    "/clear=as it is;/notes/early=clear words;/notes/one=more words;/notes/two=even more words;");
+	assert_string_equal(all(f->b.replica),
+			    "/clear=as it is;/notes/early=clear words;/notes/one=more words;/notes/two=even more words;");
 	assert_int_equal(replica_queue_count(f->b.replica), 0);
 }
 
@@ -391,7 +395,14 @@ static void converting(struct devices *f, bool hide)
 	device_reopen(&f->b);
 	assert_int_equal(unlock(f, &f->b, 0), DOVETAIL_OK);
 	assert_null(strstr(all(f->b.replica), "00=old"));
+	/* also while a write waits */
+	put(f->b.replica, "", S "/00", "newer");
+	server_put(&f->server, "", S "/00", "older");
+	notices(&f->b);
+	catch_up(f, &f->b);
+	assert_string_equal(notices(&f->b), "rollback " S "/00;");
 	device_sync(f, &f->b);
+	assert_null(strstr(all(f->b.replica), "00=old"));
 	device_sync(f, &f->a);
 	assert_null(strstr(all(f->a.replica), "00=old"));
 	assert_string_equal(get(f->a.replica, "", S "/77"), "other");

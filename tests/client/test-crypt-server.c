@@ -139,8 +139,8 @@ static void test_roll_back_own_waiting(void **state)
 	free(first);
 }
 
-/* One octet of the slot's salt and the checksum are changed: a device that has the right ring uses that, and says so. Rings that are older, or
-   without the secret, from before it was there, do not keep it out, either. */
+/* One octet of the slot's salt and the checksum are changed: a device that has the right ring uses that, and says so. Rings that
+   are older, or without the secret, from before it was there, do not keep it out, either. */
 static void test_slot_changed(void **state)
 {
 	struct devices *f = *state;
@@ -245,6 +245,31 @@ static void test_no_false_alarm(void **state)
 	}
 }
 
+/* What the server has refused was never there: the value from before it is no roll-back, whatever was tried. */
+static void test_refused_is_not_seen(void **state)
+{
+	struct devices *f = *state;
+	struct replica_set set;
+	unsigned int i;
+	char text[16];
+
+	both(f, false);
+	put(f->a.replica, "", S "/x", "taken");
+	device_sync(f, &f->a);
+	for (i = 0; i < 3; i++) {
+		snprintf(text, sizeof(text), "refused %u", i);
+		put(f->a.replica, "", S "/x", text);
+		catch_up(f, &f->a);
+		must(f->a.replica, replica_queue_next(f->a.replica, 0, DOVETAIL_RULE_LINES, NULL, NULL, &set));
+		must(f->a.replica, replica_queue_refused(f->a.replica, set.id, "too large"));
+		device_reopen(&f->a);
+		assert_int_equal(unlock(f, &f->a, 0), DOVETAIL_OK);
+		device_sync(f, &f->a);
+		assert_string_equal(get(f->a.replica, "", S "/x"), "taken");
+	}
+	assert_string_equal(notices(&f->a), "");
+}
+
 /* The server moves all of a mailbox, as a rename does. */
 static void test_rename(void **state)
 {
@@ -347,6 +372,7 @@ int main(void)
 		TEST(test_ring_removed),
 		TEST(test_ring_damaged),
 		TEST(test_no_false_alarm),
+		TEST(test_refused_is_not_seen),
 		TEST(test_rename),
 		TEST(test_conflict),
 	};

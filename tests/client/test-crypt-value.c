@@ -70,7 +70,8 @@ static void test_round(void **state)
 		assert_string_equal(wire, wire2);
 		assert_int_equal(size, size2);
 		assert_memory_not_equal(text, text2, size);
-		assert_int_equal(size, crypt_sealed_size(strcmp(name, SUBTREE) == 0 ? 0 : strlen(name) - strlen(SUBTREE) - 1, data_size));
+		assert_int_equal(size, crypt_sealed_size(strcmp(name, SUBTREE) == 0 ? 0 : strlen(name) - strlen(SUBTREE) - 1,
+							 data_size));
 		assert_null(memchr(text, '\0', size));
 		assert_true(crypt_value_is_sealed(text, size));
 		assert_int_equal(crypt_value_open(ring, wire, text, size, CRYPT_ACCEPT_LIVE, &got, &error), DOVETAIL_OK);
@@ -119,7 +120,8 @@ static void test_bit_flips(void **state)
 
 static void test_swaps(void **state)
 {
-	struct crypt_value a = value_of(SUBTREE "/a", "secret a", 8), b = value_of(SUBTREE "/b", "secret b", 8), root = value_of(SUBTREE, "r", 1);
+	struct crypt_value a = value_of(SUBTREE "/a", "secret a", 8), b = value_of(SUBTREE "/b", "secret b", 8),
+		root = value_of(SUBTREE, "r", 1);
 	size_t a_size, b_size, root_size, i;
 	char *a_wire, *b_wire, *root_wire, *a_text, *b_text, *root_text;
 
@@ -281,7 +283,8 @@ static void test_names(void **state)
 /* With a key, but not by the rules: a name that is none, or another entry's. */
 static void test_names_inside(void **state)
 {
-	static const char *const names[] = { SUBTREE "/b", SUBTREE "/A", SUBTREE "/a//b", SUBTREE "/a*", SUBTREE "/a/", SUBTREE "/.dovetail/ring",
+	static const char *const names[] = { SUBTREE "/b", SUBTREE "/A", SUBTREE "/a//b", SUBTREE "/a*", SUBTREE "/a/",
+					     SUBTREE "/.dovetail/ring",
 		SUBTREE "/\x01", SUBTREE };
 	struct crypt_ring *ring = test_ring(true);
 	struct crypt_value value;

@@ -25,7 +25,8 @@ static struct text text_of(const char *data)
 	return (struct text){ data, data == NULL ? 0 : strlen(data) };
 }
 
-static char *merge_texts(enum dovetail_rule rule, struct text base, struct text mine, struct text theirs, size_t *size_r, bool *conflict_r)
+static char *merge_texts(enum dovetail_rule rule, struct text base, struct text mine, struct text theirs, size_t *size_r,
+			 bool *conflict_r)
 {
 	struct dovetail_conflict conflict = {
 		.mailbox = "", .name = "/private/x",
@@ -40,8 +41,8 @@ static char *merge_texts(enum dovetail_rule rule, struct text base, struct text 
 }
 
 /* result NULL: removed */
-static void check_at(enum dovetail_rule rule, const char *base, const char *mine, const char *theirs, const char *result, bool conflict,
-		     const char *file, int line)
+static void check_at(enum dovetail_rule rule, const char *base, const char *mine, const char *theirs, const char *result,
+		     bool conflict, const char *file, int line)
 {
 	bool found;
 	size_t size;
@@ -138,11 +139,13 @@ static void test_json(void **state)
 	json("{\"a\":1,\"b\":2}", "{\"a\":7,\"b\":2}", "{\"b\":2,\"c\":3}", "{\"a\":7,\"b\":2,\"c\":3}", true);
 	json("{\"a\":1}", "{}", "{\"a\":1,\"b\":1}", "{\"b\":1}", false);
 	/* nested */
-	json("{\"o\":{\"x\":1,\"y\":1}}", "{\"o\":{\"x\":2,\"y\":1}}", "{\"o\":{\"x\":1,\"y\":2}}", "{\"o\":{\"x\":2,\"y\":2}}", false);
+	json("{\"o\":{\"x\":1,\"y\":1}}", "{\"o\":{\"x\":2,\"y\":1}}", "{\"o\":{\"x\":1,\"y\":2}}", "{\"o\":{\"x\":2,\"y\":2}}",
+	     false);
 	json("{}", "{\"o\":{\"x\":1}}", "{\"o\":{\"y\":2}}", "{\"o\":{\"x\":1,\"y\":2}}", false);
 	json("{\"o\":[1]}", "{\"o\":[1,2]}", "{\"o\":[1,3]}", "{\"o\":[1,2]}", true);
 	/* mine's layout, numbers and escapes as they are */
-	json("{\n  \"a\": 1.10,\n  \"b\": 1\n}\n", "{\n  \"a\": 1.10,\n  \"b\": 2\n}\n", "{\"a\":1.10,\"b\":1,\"n\":123456789012345678901234567890}",
+	json("{\n  \"a\": 1.10,\n  \"b\": 1\n}\n", "{\n  \"a\": 1.10,\n  \"b\": 2\n}\n",
+	     "{\"a\":1.10,\"b\":1,\"n\":123456789012345678901234567890}",
 	     "{\n  \"a\": 1.10,\n  \"b\": 2,\n  \"n\":123456789012345678901234567890\n}\n", false);
 	json("{\"n\":9007199254740992}", "{\"n\":9007199254740993,\"a\":1}", "{\"n\":9007199254740992,\"b\":1}",
 	     "{\"n\":9007199254740993,\"a\":1,\"b\":1}", false);

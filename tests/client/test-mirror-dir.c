@@ -210,14 +210,17 @@ static void test_durable(void **state)
 	(void)state;
 	*durable = '\0';
 	assert_int_equal(place("x", "1", NULL), MIRROR_OK);
+	assert_int_equal(mirror_dir_sync(&dir), MIRROR_OK);
 	is_durable();
 	stat = stat_of("x");
 	*durable = '\0';
 	assert_int_equal(place("x", "2", &stat), MIRROR_OK);
+	assert_int_equal(mirror_dir_sync(&dir), MIRROR_OK);
 	is_durable();
 	stat = stat_of("x");
 	*durable = '\0';
 	assert_int_equal(mirror_file_remove(&dir, "x", &stat), MIRROR_OK);
+	assert_int_equal(mirror_dir_sync(&dir), MIRROR_OK);
 	snprintf(expected, sizeof(expected), "%s\n", top);
 	assert_string_equal(durable, expected);
 }
@@ -342,8 +345,36 @@ static void test_file_and_folder(void **state)
 	assert_int_equal(count_files(".dovetail/tmp"), 0);
 }
 
-/* A process edits one file as fast as it can, in both ways of editors; this one replaces it. Each version is whole, and none is lost: the number of each that was
-   written is in the trash, in the file, in a conflicting version, or was replaced by its own writer. */
+/* Somebody saves the value of an entry, again and again, as editors do, while its file becomes a folder and a file again. */
+static void save(unsigned int rounds, int report)
+{
+	char folder[200], other[200], text[40], seen[40];
+	unsigned int i;
+	int fd;
+
+	snprintf(folder, sizeof(folder), "%s/a/%s", top, MIRROR_INSIDE);
+	snprintf(other, sizeof(other), "%s.editor", top);
+	for (i = 0; i < rounds; i++) {
+		snprintf(text, sizeof(text), "e%08u\n", i);
+		fd = open(other, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+		if (fd < 0 || write(fd, text, strlen(text)) < 0)
+			_exit(1);
+		close(fd);
+		/* what it has replaced it has seen */
+		while (renameat2(AT_FDCWD, other, AT_FDCWD, folder, RENAME_EXCHANGE) < 0)
+			;
+		fd = open(other, O_RDONLY | O_CLOEXEC);
+		if (read(fd, seen, 10) == 10 && write(report, seen, 10) != 10)
+			_exit(1);
+		close(fd);
+	}
+	unlink(other);
+	_exit(0);
+}
+
+/* A process edits one file as fast as it can, in both ways of editors; this one replaces it. Each version is whole, and none is
+   lost: the number of each that was written is in the trash, in the file, in a conflicting version, or was replaced by its own
+   writer. */
 static void edit(unsigned int rounds, int report)
 {
 	char path[200], other[200], text[40], seen[40];
@@ -460,11 +491,46 @@ static void test_race_with_an_editor(void **state)
 		unread += found[i] == FOUND_TRASH;
 	}
 	assert_int_equal(lost, 0);
-	/* What was replaced unread is in the trash, and is an exception: by who had found the file just before it was replaced, and opened it just after. */
+	/* What was replaced unread is in the trash, and is an exception: by who had found the file just before it was replaced,
+	   and opened it just after. */
 	printf("%u replaced, %u of %u edits in the trash unread\n", replaced, unread, rounds_max);
 	assert_true(unread <= rounds_max / 100);
 	/* it was one */
 	assert_true(replaced > 0);
+	free(found);
+}
+
+static void test_race_with_who_saves_in_a_folder_that_becomes_a_file(void **state)
+{
+	int pipes[2], status;
+	unsigned int i, lost = 0;
+	char seen[10];
+	pid_t pid;
+
+	(void)state;
+	rounds_max = 800;
+	found = calloc(rounds_max, 1);
+	write_file("a", "m00000000\n");
+	assert_int_equal(pipe2(pipes, O_NONBLOCK), 0);
+	assert_true(fcntl(pipes[1], F_SETPIPE_SZ, 1 << 20) > 0);
+	pid = fork();
+	if (pid == 0)
+		save(rounds_max, pipes[1]);
+	close(pipes[1]);
+	while (waitpid(pid, &status, WNOHANG) == 0) {
+		(void)mirror_file_to_folder(&dir, dir.root_fd, "a");
+		(void)mirror_folder_collapse(&dir, "a");
+		while (read(pipes[0], seen, 10) == 10)
+			note_text(seen, 10, FOUND_SEEN);
+	}
+	assert_int_equal(status, 0);
+	while (read(pipes[0], seen, 10) == 10)
+		note_text(seen, 10, FOUND_SEEN);
+	close(pipes[0]);
+	assert_int_equal(nftw(top, note_file, 10, FTW_PHYS), 0);
+	for (i = 0; i < rounds_max; i++)
+		lost += found[i] == 0;
+	assert_int_equal(lost, 0);
 	free(found);
 }
 
@@ -558,6 +624,7 @@ int main(void)
 		TEST(test_links),
 		TEST(test_file_and_folder),
 		TEST(test_race_with_an_editor),
+		TEST(test_race_with_who_saves_in_a_folder_that_becomes_a_file),
 		TEST(test_record),
 		TEST(test_lock_and_marker),
 	};

@@ -76,7 +76,8 @@ static void test_table(void **state)
 
 static void test_none(void **state)
 {
-	static const char *const paths[] = { "", ".", "..", "a/..", "../a", "/a", "a/", "a//b", ".dovetail", ".dovetail/tmp", "a/%=/b", "%=/b" };
+	static const char *const paths[] = { "", ".", "..", "a/..", "../a", "/a", "a/", "a//b", ".dovetail",
+		".dovetail/tmp", "a/%=/b", "%=/b" };
 	static const char *const entries[] = { "/", "a/", "/a", "a//b", "A", "a*", "a%", "\xc3\xa4", "a\nb", "a\x7f" };
 	unsigned int i;
 

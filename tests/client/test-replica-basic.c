@@ -609,8 +609,8 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, fixture_setup, fixture_teardown)
 	const struct CMUnitTest tests[] = {
-		TEST(open), TEST(durable), TEST(not_ours), TEST(newer), TEST(other_owner), TEST(readonly), TEST(names), TEST(parts), TEST(values),
-		TEST(change_set), TEST(iter), TEST(refused), TEST(damage), TEST(truncated)
+		TEST(open), TEST(durable), TEST(not_ours), TEST(newer), TEST(other_owner), TEST(readonly), TEST(names), TEST(parts),
+		TEST(values), TEST(change_set), TEST(iter), TEST(refused), TEST(damage), TEST(truncated)
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,6 @@
-/* A process that writes, stages and acknowledges is killed with SIGKILL at random moments, again and again, on one replica: no write that it was told
-   is there is lost, no set is half there, a state is whole, and the file is sound. And a disk that is full; a file that is removed. */
+/* A process that writes, stages and acknowledges is killed with SIGKILL at random moments, again and again, on one replica: no
+   write that it was told is there is lost, no set is half there, a state is whole, and the file is sound. And a disk that is full;
+   a file that is removed. */
 
 #include "replica-test.h"
 
@@ -99,7 +100,8 @@ static void check_sound(const char *path)
 	sqlite3_finalize(stmt);
 	/* no loose ends */
 	assert_int_equal(sqlite3_prepare_v2(db, "SELECT (SELECT count(*) FROM write WHERE set_id NOT IN (SELECT id FROM change_set)"
-		" OR entry_id NOT IN (SELECT id FROM entry)) + (SELECT count(*) FROM entry WHERE write_id > 0 AND write_id NOT IN (SELECT id FROM write))"
+		" OR entry_id NOT IN (SELECT id FROM entry)) + (SELECT count(*) FROM entry WHERE write_id > 0 AND write_id NOT IN"
+		" (SELECT id FROM write))"
 		" + (SELECT count(*) FROM change_set WHERE id NOT IN (SELECT set_id FROM write))", -1, &stmt, NULL), SQLITE_OK);
 	assert_int_equal(sqlite3_step(stmt), SQLITE_ROW);
 	assert_int_equal(sqlite3_column_int(stmt, 0), 0);
@@ -219,11 +221,13 @@ static void test_removed_while_open(void **state)
 
 	put(f->replica, "", BELOW "a", "1");
 	assert_int_equal(unlink(f->path), 0);
-	expect(f->replica, dovetail_set(f->replica, "", BELOW "a", "2", 1), DOVETAIL_REPLICA, "was removed or replaced while it was open");
+	expect(f->replica, dovetail_set(f->replica, "", BELOW "a", "2", 1), DOVETAIL_REPLICA,
+	       "was removed or replaced while it was open");
 	replica = must_open(f->path, DOVETAIL_OPEN_CREATE);
 	set_parts(replica);
 	put(replica, "", BELOW "b", "3");
-	expect(f->replica, dovetail_unset(f->replica, "", BELOW "a"), DOVETAIL_REPLICA, "was removed or replaced while it was open");
+	expect(f->replica, dovetail_unset(f->replica, "", BELOW "a"), DOVETAIL_REPLICA,
+	       "was removed or replaced while it was open");
 	dovetail_close(f->replica);
 	f->replica = replica;
 	assert_string_equal(get(replica, "", BELOW "a"), "-");

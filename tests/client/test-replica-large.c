@@ -1,5 +1,5 @@
-/* Memory does not grow with the number of entries: a snapshot staged and swapped in, told, iterated, brought again and replaced, in a process of its own for
-   each size. */
+/* Memory does not grow with the number of entries: a snapshot staged and swapped in, told, iterated, brought again and replaced, in
+   a process of its own for each size. */
 
 #include "replica-test.h"
 
@@ -44,8 +44,8 @@ static void snapshot(struct dovetail *replica, unsigned int entries, unsigned in
 	while (replica_changed_next(replica, &entry) == DOVETAIL_OK)
 		told++;
 	assert_int_equal(told, entries);
-	fprintf(stderr, "%u entries: staged in %.0f ms, swapped in in %.0f ms, told in %.0f ms\n", entries, staged - from, swapped - staged,
-		now_msecs() - swapped);
+	fprintf(stderr, "%u entries: staged in %.0f ms, swapped in in %.0f ms, told in %.0f ms\n", entries, staged - from,
+		swapped - staged, now_msecs() - swapped);
 }
 
 /* KiB */

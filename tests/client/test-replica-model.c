@@ -1,9 +1,11 @@
-/* Random operations against a server in memory: local writes and sets, writes of others, catch-ups with PARTIAL and breaks, sets that are lost, whose
-   answer is lost, or that arrive late, MODIFIED, RESET, purges, refusals, crashes. What must hold:
+/* Random operations against a server in memory: local writes and sets, writes of others, catch-ups with PARTIAL and breaks, sets
+   that are lost, whose answer is lost, or that arrive late, MODIFIED, RESET, purges, refusals, crashes. What must hold:
 
-   - What the user writes is read back; at each marker, an entry without a waiting write is what the server has, and what is told as changed is
+   - What the user writes is read back; at each marker, an entry without a waiting write is what the server has, and what is told as
+   changed is
      exactly what looks different.
-   - No line is lost: some entries are text to which both sides add lines of their own, merged by a callback that keeps both sides' lines. At rest
+   - No line is lost: some entries are text to which both sides add lines of their own, merged by a callback that keeps both sides'
+   lines. At rest
      each line that anybody has added is there.
    - Nothing is sent twice: a value of the user's is committed once, unless an answer was lost.
    - At rest both sides are the same. */
@@ -160,7 +162,8 @@ static void local_write(struct model *m)
 	must(m->f->replica, dovetail_changes_commit(changes));
 	for (i = 0; i < NAMES; i++) {
 		if (picked[i])
-			assert_string_equal(get(m->f->replica, entry_mailbox(i), entry_name(i)), values[i] == NULL ? "-" : values[i]);
+			assert_string_equal(get(m->f->replica, entry_mailbox(i), entry_name(i)), values[i] == NULL ? "-" :
+					    values[i]);
 	}
 }
 
@@ -458,8 +461,8 @@ static void test_model(void **state)
 		}
 	}
 	check_rest(m);
-	print_message("%u sets given out, %u MODIFIED, %u lost answers or sets, %u new epochs, %u broken catch-ups, %u conflicts, %u refused\n",
-		      m->sent, m->modified, m->lost, m->resets, m->partials, m->conflicts, m->refused);
+	print_message("%u sets given out, %u MODIFIED, %u lost answers or sets, %u new epochs, %u broken catch-ups, %u conflicts,"
+		      " %u refused\n", m->sent, m->modified, m->lost, m->resets, m->partials, m->conflicts, m->refused);
 	free(m->lines);
 	free(m);
 }

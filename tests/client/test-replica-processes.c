@@ -221,7 +221,8 @@ static void test_create(void **state)
 	}
 }
 
-/* Another handle covers more while this one syncs. What the server has there is not known by the next marker: a write on it must not go out as if. */
+/* Another handle covers more while this one syncs. What the server has there is not known by the next marker: a write on it must
+   not go out as if. */
 static void test_parts_changed(void **state)
 {
 	const struct dovetail_part before = { .mailbox = "", .entry = "/private/vendor/example" };
@@ -261,7 +262,8 @@ static void test_parts_changed(void **state)
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, fixture_setup, fixture_teardown)
-	const struct CMUnitTest tests[] = { TEST(one_syncs), TEST(wake), TEST(writers), TEST(busy), TEST(create), TEST(parts_changed) };
+	const struct CMUnitTest tests[] = { TEST(one_syncs), TEST(wake), TEST(writers), TEST(busy), TEST(create),
+		TEST(parts_changed) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,5 @@
-/* The queue and conflicts, one rule at a time; the model (test-replica-model.c) mixes them. Also what encryption needs, with a codec
-   that anybody can read. */
+/* The queue and conflicts, one rule at a time; the model (test-replica-model.c) mixes them. Also what encryption needs, with a
+   codec that anybody can read. */
 
 #include "replica-test.h"
 
@@ -223,10 +223,10 @@ static void test_rules(void **state)
 	conflict_case(f, &(struct rule_test){ DOVETAIL_RULE_VALUE, "v", 0, "b", "m", "t", NULL }, "v", " a=v;", "v");
 	conflict_case(f, &(struct rule_test){ DOVETAIL_RULE_VALUE, "t", 0, "b", "m", "t", NULL }, NULL, " a=t;", "t");
 	conflict_case(f, &(struct rule_test){ DOVETAIL_RULE_VALUE, NULL, 0, "b", "m", "t", NULL }, "-", " a=-;", "-");
-	conflict_case(f, &(struct rule_test){ DOVETAIL_RULE_LINES, NULL, 0, "1\n2\n3\n", "m\n2\n3\n", "1\n2\nt\n", NULL }, "m\n2\nt\n",
-		      " a=m\n2\nt\n;", "m\n2\nt\n");
-	conflict_case(f, &(struct rule_test){ DOVETAIL_RULE_JSON, NULL, 0, "{}", "{\"m\":1}", "{\"t\":1}", NULL }, "{\"m\":1,\"t\":1}",
-		      " a={\"m\":1,\"t\":1};", "{\"m\":1,\"t\":1}");
+	conflict_case(f, &(struct rule_test){ DOVETAIL_RULE_LINES, NULL, 0, "1\n2\n3\n", "m\n2\n3\n", "1\n2\nt\n", NULL },
+		      "m\n2\nt\n", " a=m\n2\nt\n;", "m\n2\nt\n");
+	conflict_case(f, &(struct rule_test){ DOVETAIL_RULE_JSON, NULL, 0, "{}", "{\"m\":1}", "{\"t\":1}", NULL },
+		      "{\"m\":1,\"t\":1}", " a={\"m\":1,\"t\":1};", "{\"m\":1,\"t\":1}");
 }
 
 static void test_no_conflict(void **state)
@@ -335,6 +335,40 @@ static void test_begin(void **state)
 	none_next(f, 1);
 	server_catch_up(f);
 	(void)next_is(f, BELOW "a", "m", "(7 1)");
+}
+
+/* What the server takes, as it says; what it does not say, or says in a way that is none, is no limit. */
+static void test_limits(void **state)
+{
+	static const char *const none[] = { "", "VALUE", "VALUE x", "VALUE 0", "VALUE 99999999999999999999", "VALUE -1", "VALUE 3x",
+		"XVALUE 3", "NAME VALUE 3x", "SET 1 VALUES 3" };
+	struct fixture *f = *state;
+	struct dovetail_changes *changes;
+	char longer[200];
+
+	put(f->replica, "", BELOW "a", "1234");
+	must(f->replica, replica_limits_set(f->replica, "VALUE 3 ENTRIES 1 BYTES 1 NAME 100 SET 1"));
+	expect(f->replica, dovetail_set(f->replica, "", BELOW "b", "1234", 4), DOVETAIL_LIMIT,
+	       BELOW "b has 4 octets, the server takes 3");
+	reopen(f);
+	expect(f->replica, dovetail_set(f->replica, "", BELOW "b", "1234", 4), DOVETAIL_LIMIT,
+	       BELOW "b has 4 octets, the server takes 3");
+	put(f->replica, "", BELOW "b", "123");
+	must(f->replica, dovetail_unset(f->replica, "", BELOW "a"));
+	(void)snprintf(longer, sizeof(longer), BELOW "%0*d", 101 - (int)strlen(BELOW), 0);
+	expect(f->replica, dovetail_set(f->replica, "", longer, "1", 1), DOVETAIL_LIMIT, " has 101 octets, the server takes 100");
+	must(f->replica, dovetail_changes_begin(f->replica, &changes));
+	must(f->replica, dovetail_changes_add(changes, "", BELOW "a", "1", 1));
+	must(f->replica, dovetail_changes_add(changes, "", BELOW "b", "1", 1));
+	expect(f->replica, dovetail_changes_commit(changes), DOVETAIL_LIMIT, "the change set has 2 entries, the server takes 1");
+	assert_string_equal(get(f->replica, "", BELOW "a"), "-");
+	for (unsigned int i = 0; i < sizeof(none) / sizeof(none[0]); i++) {
+		must(f->replica, replica_limits_set(f->replica, none[i]));
+		put(f->replica, "", BELOW "c", i % 2 == 0 ? "even" : "odd");
+	}
+	must(f->replica, replica_limits_set(f->replica, "VALUE 3"));
+	must(f->replica, replica_limits_set(f->replica, NULL));
+	put(f->replica, "", BELOW "c", "1234");
 }
 
 /* A server without positions */
@@ -550,7 +584,7 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, fixture_setup, fixture_teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(first), TEST(later_writes), TEST(two_bases), TEST(lost_answer), TEST(rules), TEST(no_conflict),
-		TEST(write_in_callback), TEST(chain), TEST(modified), TEST(modified_and_back), TEST(begin),
+		TEST(write_in_callback), TEST(chain), TEST(modified), TEST(modified_and_back), TEST(begin), TEST(limits),
 		TEST(fallback), TEST(codec), TEST(codec_anew)
 	};
 

@@ -9,6 +9,8 @@
 #include "response-log.h"
 
 #define TEN "0123456789"
+#define TEN_SPACES "          "
+#define TEN_ZEROS "0000000000"
 #define HUNDRED TEN TEN TEN TEN TEN TEN TEN TEN TEN TEN
 
 static const struct response_limits small = { .line = 100, .value = 30, .name = 20 };
@@ -195,7 +197,8 @@ static void test_metadata_cut_short(void **state)
 	const char *early[] = { "*metadata", "* METADATA", "* METADATA ", "* METADATA \"\"", "* METADATA a", "* METADATA \"\" ",
 				"* METADATA \"\" (", "* METADATA \"\" (/a", "* METADATA \"\" (/a ", "* METADATA \"\" (/a N",
 				"* METADATA \"\" (/a NIL", "* METADATA \"\" (/a \"x\"", "* METADATA \"\" (/a \"x",
-				"* METADATA \"\" (/a \"x\\", "* METADATA \"\" (/a {", "* METADATA \"\" (/a {5", "* METADATA \"\" (/a ~" };
+				"* METADATA \"\" (/a \"x\\", "* METADATA \"\" (/a {", "* METADATA \"\" (/a {5",
+				"* METADATA \"\" (/a ~" };
 	size_t all = SIZE_MAX;
 	char line[64], *log;
 	unsigned int i;
@@ -214,7 +217,8 @@ static void test_metadata_cut_short(void **state)
 	check("* METADATA \"\" (/a \"x\"y", "metadata|\nentry|/a|quoted\ndata|x\nend\nerror|no space after a string\n");
 	check("* METADATA \"\"(/a", "metadata|\nerror|no space after a string\n");
 	check("* METADATA \"\" (/a \"\\x\")",
-	      "metadata|\nentry|/a|quoted\nerror|a quoted string with a backslash before something else than a quote or a backslash\n");
+	      "metadata|\nentry|/a|quoted\n"
+	      "error|a quoted string with a backslash before something else than a quote or a backslash\n");
 }
 
 static void test_other(void **state)
@@ -246,8 +250,8 @@ static bool note_other(void *context, const char *keyword)
 
 static void test_list(void **state)
 {
-	static const char *const broken[] = { "", "x", "(", "()", "() ", "()\"/\" x", "() /", "() \"/", "() \"/\"", "() \"/\"x", "() NIL", "() NILx y",
-					      "() \"/\" \"x", "() \"/\" \"x\\" };
+	static const char *const broken[] = { "", "x", "(", "()", "() ", "()\"/\" x", "() /", "() \"/", "() \"/\"", "() \"/\"x",
+					      "() NIL", "() NILx y", "() \"/\" \"x", "() \"/\" \"x\\" };
 	static const struct response_handler without = { .other = note_other };
 	struct response_parser *parser;
 	char keyword[32] = "", line[64];
@@ -277,6 +281,28 @@ static void test_list(void **state)
 	assert_int_equal(response_parser_feed(parser, "* LIST () \"/\" {0}\r\n\r\n", 21), 0);
 	assert_string_equal(keyword, "LIST");
 	response_parser_free(parser);
+}
+
+static void test_namespaces(void **state)
+{
+	static const char *const broken[] = { "", "NIL", "NIL NIL", "NIL NIL NIL ", "NIL NIL NIL NIL", "() NIL NIL", "((\"\" \"/\") NIL NIL",
+					      "((\"\" \"/\")) NIL NIL)", "(\"\" \"/\") NIL NIL", "((x \"/\")) NIL NIL", "((\"x)) NIL NIL",
+					      "((\"x\" \"/) NIL NIL" };
+	char line[64];
+	unsigned int i;
+
+	(void)state;
+	check("* NAMESPACE ((\"\" \"/\")) NIL NIL\r\n", "namespace|personal|\n");
+	check("* namespace ((\"INBOX.\" \".\")(\"a\\\\b\" NIL)) ((\"~\" \"/\")) nil\r\n",
+	      "namespace|personal|INBOX.\nnamespace|personal|a\\b\nnamespace|others|~\n");
+	/* RFC 2342's extensions; a parenthesis in a string is none */
+	check("* NAMESPACE NIL NIL ((\"#s/\" \"/\" \"X-P\" (\"a)\" \"b\") \"Y\" (\"c\"))(\"t\" \")\"))\r\n",
+	      "namespace|shared|#s/\nnamespace|shared|t\n");
+	for (i = 0; i < sizeof(broken) / sizeof(broken[0]); i++) {
+		snprintf(line, sizeof(line), "* NAMESPACE %s\r\n", broken[i]);
+		check(line, strncmp(broken[i], "((\"\"", 4) == 0 ?
+		      "namespace|personal|\nerror|a NAMESPACE response that is none\n" : "error|a NAMESPACE response that is none\n");
+	}
 }
 
 static void test_line_ends(void **state)
@@ -355,15 +381,18 @@ static void test_limits(void **state)
 	check_small("* METADATA a (/a \"" HUNDRED "\")\r\n",
 		    "metadata|a\nentry|/a|quoted\ndata|" TEN TEN TEN "\nlimit|a value of more than 30 octets\n");
 	/* many entries in one response, as stock servers answer GETMETADATA */
-	check_small("* METADATA a (/a \"" TEN TEN "\" /b \"" TEN TEN "\" /c \"" TEN TEN "\" /d \"" TEN TEN "\" /e \"" TEN TEN "\" /f NIL)\r\n",
+	check_small("* METADATA a (/a \"" TEN TEN "\" /b \"" TEN TEN "\" /c \"" TEN TEN "\" /d \"" TEN TEN "\""
+		    " /e \"" TEN TEN "\" /f NIL)\r\n",
 		    "metadata|a\nentry|/a|quoted\ndata|" TEN TEN "\nend\nentry|/b|quoted\ndata|" TEN TEN "\nend\n"
 		    "entry|/c|quoted\ndata|" TEN TEN "\nend\nentry|/d|quoted\ndata|" TEN TEN "\nend\n"
 		    "entry|/e|quoted\ndata|" TEN TEN "\nend\nentry|/f|NIL\nmetadata end\n");
 	/* but not endless spaces, nor digits */
-	check_small("* METADATA a (                                                                                                        ",
+	check_small("* METADATA a ( " TEN_SPACES TEN_SPACES TEN_SPACES TEN_SPACES TEN_SPACES
+		    TEN_SPACES TEN_SPACES TEN_SPACES TEN_SPACES TEN_SPACES,
 		    "metadata|a\nlimit|a response of more than 100 octets\n");
-	check_small("* METADATA a (/a {0000000000" "0000000000" "0000000000" "0000000000" "0000000000" "0000000000" "0000000000" "0000000000"
-		    "0000000000" "0000000000", "metadata|a\nlimit|a response of more than 100 octets\n");
+	check_small("* METADATA a (/a {" TEN_ZEROS TEN_ZEROS TEN_ZEROS TEN_ZEROS TEN_ZEROS
+		    TEN_ZEROS TEN_ZEROS TEN_ZEROS TEN_ZEROS TEN_ZEROS,
+		    "metadata|a\nlimit|a response of more than 100 octets\n");
 }
 
 /* A callback's false ends it, with no error of the parser's own. */
@@ -396,7 +425,8 @@ static void test_big_value(void **state)
 	struct response_limits limits = { .value = SIZE_MAX };
 	struct response_parser *parser = response_parser_new(&limits, &none, NULL);
 	static char block[65536];
-	const char *begin = "* OK\r\n* CAPABILITY X\r\n+ x\r\n* METADATA a (/a {1073741824}\r\n", *end = " /b \"x\" /c NIL)\r\n* X\r\na OK\r\n";
+	const char *begin = "* OK\r\n* CAPABILITY X\r\n+ x\r\n* METADATA a (/a {1073741824}\r\n",
+		*end = " /b \"x\" /c NIL)\r\n* X\r\na OK\r\n";
 	unsigned int i;
 
 	(void)state;
@@ -421,7 +451,7 @@ int main(void)
 		cmocka_unit_test(test_metadata_names),
 		cmocka_unit_test(test_metadata_cut_short),
 		cmocka_unit_test(test_other),
-		cmocka_unit_test(test_list),
+		cmocka_unit_test(test_list), cmocka_unit_test(test_namespaces),
 		cmocka_unit_test(test_line_ends),
 		cmocka_unit_test(test_nul),
 		cmocka_unit_test(test_numbers),

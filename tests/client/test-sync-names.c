@@ -15,8 +15,8 @@ static void test_both_ways(void **state)
 {
 	/* RFC 3501 5.1.3, and what Dovecot writes */
 	static const char *const names[][2] = {
-		{ "", "" }, { "INBOX", "INBOX" }, { "Work/Sub", "Work/Sub" }, { "A & B", "A &- B" }, { "&", "&-" }, { "&&", "&-&-" },
-		{ "Entwürfe", "Entw&APw-rfe" }, { "~peter/mail/台北/日本語", "~peter/mail/&U,BTFw-/&ZeVnLIqe-" },
+		{ "", "" }, { "INBOX", "INBOX" }, { "Work/Sub", "Work/Sub" }, { "A & B", "A &- B" }, { "&", "&-" },
+		{ "&&", "&-&-" }, { "Entwürfe", "Entw&APw-rfe" }, { "~peter/mail/台北/日本語", "~peter/mail/&U,BTFw-/&ZeVnLIqe-" },
 		{ "é", "&AOk-" }, { "éé", "&AOkA6Q-" }, { "ééé", "&AOkA6QDp-" }, { "\xf0\x9f\x98\x80", "&2D3eAA-" },
 		{ "a\xf0\x9f\x98\x80" "b\xc2\x80", "a&2D3eAA-b&AIA-" }, { "\x01", "&AAE-" }, { "\t\x7f", "&AAkAfw-" },
 		{ "\xef\xbf\xbf", "&,,8-" }, { "\"\\", "\"\\" },
@@ -44,7 +44,8 @@ static void test_both_ways(void **state)
 static void random_name(char *name)
 {
 	static const unsigned int ranges[][2] = {
-		{ 1, 0x7f }, { 0x20, 0x7e }, { '&', '-' }, { 0x80, 0x7ff }, { 0x800, 0xd7ff }, { 0xe000, 0xffff }, { 0x10000, 0x10ffff }
+		{ 1, 0x7f }, { 0x20, 0x7e }, { '&', '-' }, { 0x80, 0x7ff }, { 0x800, 0xd7ff }, { 0xe000, 0xffff },
+		{ 0x10000, 0x10ffff }
 	};
 	unsigned int i, count = rand() % 20, r, c;
 
@@ -58,7 +59,8 @@ static void random_name(char *name)
 		} else if (c < 0x10000) {
 			name += sprintf(name, "%c%c%c", 0xe0 | c >> 12, 0x80 | (c >> 6 & 0x3f), 0x80 | (c & 0x3f));
 		} else {
-			name += sprintf(name, "%c%c%c%c", 0xf0 | c >> 18, 0x80 | (c >> 12 & 0x3f), 0x80 | (c >> 6 & 0x3f), 0x80 | (c & 0x3f));
+			name += sprintf(name, "%c%c%c%c", 0xf0 | c >> 18, 0x80 | (c >> 12 & 0x3f), 0x80 | (c >> 6 & 0x3f),
+					0x80 | (c & 0x3f));
 		}
 	}
 	*name = '\0';
@@ -75,7 +77,8 @@ static void test_random(void **state)
 		random_name(name);
 		wire = sync_mailbox_encode(name);
 		assert_non_null(wire);
-		assert_int_equal(strspn(wire, " !\"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrstuvwxyz{|}~"),
+		assert_int_equal(strspn(wire,
+			" !\"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrstuvwxyz{|}~"),
 				 strlen(wire));
 		back = sync_mailbox_decode(wire);
 		assert_non_null(back);
@@ -88,10 +91,11 @@ static void test_random(void **state)
 static void test_not_valid(void **state)
 {
 	static const char *const wires[] = {
-		"&", "a&", "&AOk", "&AO-", "&A-", "&AOkA-", "&====-", "&AOk.-", "\xc3\xa9", "a\x01", "&2D0-", "&3gA-", "&2D3YPQ-", "&AAA-",
-		"&AGE-", "&AOl-",
+		"&", "a&", "&AOk", "&AO-", "&A-", "&AOkA-", "&====-", "&AOk.-", "\xc3\xa9", "a\x01", "&2D0-", "&3gA-", "&2D3YPQ-",
+		"&AAA-", "&AGE-", "&AOl-",
 	};
-	static const char *const names[] = { "\xff", "a\xc3", "\xc0\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe2\x82", "\xf8\x88\x80\x80\x80" };
+	static const char *const names[] = { "\xff", "a\xc3", "\xc0\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe2\x82",
+		"\xf8\x88\x80\x80\x80" };
 	unsigned int i;
 
 	(void)state;
@@ -104,8 +108,8 @@ static void test_not_valid(void **state)
 static void test_entries(void **state)
 {
 	static const char *const good[] = { "/private/a", "/SHARED/A/b c" };
-	static const char *const bad[] = { "", "/private", "/private/", "/other/a", "private/a", "/private//a", "/private/a/", "/private/a*",
-		"/private/%", "/private/\x7f", "/private/\xc3\xa9", "/private/a\tb" };
+	static const char *const bad[] = { "", "/private", "/private/", "/other/a", "private/a", "/private//a", "/private/a/",
+		"/private/a*", "/private/%", "/private/\x7f", "/private/\xc3\xa9", "/private/a\tb" };
 	char name[1100];
 	unsigned int i;
 
@@ -130,9 +134,12 @@ static void test_entries(void **state)
 
 static void test_positions(void **state)
 {
-	static const char *const bad[] = { "", "(", "()", "(1 2", "1 2)", "(1  2)", "(1 2) ", "( 1 2)", "(0 1)", "(4294967296 1)", "(-1 2)", "(1 -2)",
-		"(1 9223372036854775808)", "(18446744073709551617 1)", "(1 99999999999999999999999)", "(1 2 a)", "(a 2)", "(1 0)", "(01 2)", "(1 02)" };
-	static const char *const bad_marks[] = { "", "(1 2)", "(1 2 )", "(1 2 g)", "(1 2 00000000000000000)", "(1 2 a) ", "(1 2 a", "(1 2 a b)" };
+	static const char *const bad[] = { "", "(", "()", "(1 2", "1 2)", "(1  2)", "(1 2) ", "( 1 2)", "(0 1)", "(4294967296 1)",
+		"(-1 2)", "(1 -2)",
+		"(1 9223372036854775808)", "(18446744073709551617 1)", "(1 99999999999999999999999)", "(1 2 a)", "(a 2)", "(1 0)",
+		"(01 2)", "(1 02)" };
+	static const char *const bad_marks[] = { "", "(1 2)", "(1 2 )", "(1 2 g)", "(1 2 00000000000000000)", "(1 2 a) ", "(1 2 a",
+		"(1 2 a b)" };
 	struct replica_position position;
 	unsigned int i;
 

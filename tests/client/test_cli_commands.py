@@ -1,5 +1,6 @@
 """dovetail get, set, rm, ls, export, import, status, sync: two machines with one account, and bad arguments."""
 
+import base64
 import json
 import os
 import re
@@ -115,6 +116,26 @@ def test_json_does_nothing_to_a_terminal(one, tmp_path):
     assert status["replica"].startswith("%s/\ufffd/" % tmp_path)
 
 
+@pytest.mark.parametrize("octets", [b"\x7f", b"\xc2\x80", b"\xdf\xbf", b"\xe0\xa0\x80", b"\xed\x9f\xbf", b"\xee\x80\x80",
+                                    b"\xf0\x90\x80\x80", b"\xf4\x8f\xbf\xbf", b"\x80", b"\xc1\xbf", b"\xc3", b"\xe0\x9f\xbf",
+                                    b"\xe2\x82", b"\xed\xa0\x80", b"\xed\xbf\xbf", b"\xf0\x8f\xbf\xbf", b"\xf4\x90\x80\x80",
+                                    b"\xf5\x80\x80\x80", b"\xff", b"\x00"])
+def test_what_is_text_in_json(tmp_path, octets):
+    """UTF-8 as RFC 3629 has it (Python's decoder knows that as well), without NULs."""
+    machine = Machine(tmp_path)
+    machine.account(host="h", user="u")
+    machine.run("set", "--offline", "a", input=b"a" + octets)
+    entry, = machine.lines("get", "--offline", "--json", "a")
+    try:
+        text = octets.decode()
+    except UnicodeDecodeError:
+        text = None
+    if text is None or text == "\0":
+        assert base64.b64decode(entry["base64"]) == b"a" + octets and "value" not in entry
+    else:
+        assert entry["value"] == "a" + text and "base64" not in entry
+
+
 def test_mailboxes(one, two):
     one.out("set", "--mailbox", "INBOX", "color", "red")
     assert two.out("get", "-m", "inbox", "color") == "red"
@@ -145,8 +166,15 @@ def test_a_value_larger_than_the_account_takes(one, server, user):
 def test_a_value_larger_than_the_server_takes(make_server, user, tmp_path):
     server = make_server(plugin={"metasync_limit_value": "1000"})
     machine = Machine(tmp_path / "m", server, user)
-    machine.out("set", "a", "small")
-    assert machine.error(REFUSED, "set", "a", input=b"x" * 1001).startswith("refused: a: ")
+    machine.out("set", "--offline", "a", input=b"x" * 1001)
+    assert machine.error(REFUSED, "sync").startswith("refused: a: ")
+    # it is known by now what the server takes
+    assert machine.error(REFUSED, "set", "b", input=b"x" * 1001) \
+        == "b: the value of %sb has 1001 octets, the server takes 1000" % PREFIX
+    lines = "".join('{"mailbox": "", "entry": "%s%s", "value": "%s"}\n' % (PREFIX, name, "x" * size) for name, size in (("c", 1), ("d", 1001)))
+    assert "line 2: the value of %sd has 1001 octets" % PREFIX in machine.error(REFUSED, "import", input=lines)
+    assert machine.out("ls") == ""
+    Machine(tmp_path / "n", server, user).out("set", "a", "small")
     # what the server has is seen, and what was refused is not lost
     assert machine.out("get", "a") == "small"
     status, = machine.lines("status", "--json")
@@ -353,7 +381,8 @@ def test_export_and_import(one, two, server, tmp_path, user):
 
 
 def test_all_octets_and_characters_come_through(one, two, tmp_path, server, user):
-    values = [bytes(range(256)), bytes(range(1, 128)), "".join(map(chr, range(1, 0x3000))).encode(), b"\0", b"\\u0000\"", b"\xed\xa0\x80"]
+    values = [bytes(range(256)), bytes(range(1, 128)), "".join(map(chr, range(1, 0x3000))).encode(), b"\0",
+              b"\\u0000\"", b"\xed\xa0\x80"]
     for i, value in enumerate(values):
         one.run("set", "--offline", "v%d" % i, input=value)
     other = Machine(tmp_path / "other", server, user + "-b")

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from cli import LOGIN, OK, PREFIX, REFUSED, SYSTEM, USAGE, Machine
+from cli import LOGIN, OFFLINE, OK, PREFIX, REFUSED, SYSTEM, USAGE, Machine
 from terminal import Terminal
 
 
@@ -191,6 +191,19 @@ def test_what_is_refused_while_another_process_syncs(one, watch):
     assert code == OK and err.startswith("dovetail: refused: Nowhere: a: ")
 
 
+def test_another_process_that_syncs_and_hangs(one, two, watch):
+    """What is written waits, and is said to; nothing is lost."""
+    w = watch(one)
+    w.await_state("live")
+    w.process.send_signal(signal.SIGSTOP)
+    assert one.error(OFFLINE, "set", "--timeout", "1", "a", "1").startswith("queued, not sent: ")
+    assert one.out("get", "a") == "1"
+    w.process.send_signal(signal.SIGCONT)
+    one.out("sync")
+    assert two.out("get", "a") == "1"
+    assert w.end()[0] == OK
+
+
 # -- lost connections
 
 def test_a_server_that_goes_and_comes_back(make_server, user, tmp_path, watch):
@@ -227,12 +240,14 @@ def script(tmp_path, text):
 
 def test_exec(one, two, tmp_path, watch):
     command = script(tmp_path, 'echo "$# $1|$2|$DOVETAIL_EVENT|$DOVETAIL_MAILBOX|$DOVETAIL_ENTRY|$DOVETAIL_NAME|'
-                     '$DOVETAIL_SIZE|$(cat)"\n')
+                     '$DOVETAIL_SIZE|$(cat)|$(env | grep -c ^DOVETAIL_)"\n')
+    # as if it were run by another one's command
+    one.env.update(DOVETAIL_SIZE="7", DOVETAIL_OTHER="7")
     w = watch(one, "--exec", command + '  "a b"  c"\\"d"', json=False)
     two.out("set", "a x", "$(touch /tmp/no) `x`")
-    assert w.line() == '2 a b|c"d|set||%sa x|a x|20|$(touch /tmp/no) `x`' % PREFIX
+    assert w.line() == '2 a b|c"d|set||%sa x|a x|20|$(touch /tmp/no) `x`|6' % PREFIX
     two.out("rm", "a x")
-    assert w.line() == '2 a b|c"d|removed||%sa x|a x|0|' % PREFIX
+    assert w.line() == '2 a b|c"d|removed||%sa x|a x|0||6' % PREFIX
     assert w.end() == (OK, "", "")
 
 
@@ -251,6 +266,13 @@ def test_a_change_that_waits_has_no_modseq(one, watch, tmp_path):
     w = watch(one, "--offline", "--all", "-c", "1", "--", script(tmp_path, "echo $DOVETAIL_MODSEQ\n"), json=False)
     assert w.line() == "0"
     assert w.end(None) == (OK, "", "")
+
+
+def test_a_command_inherits_nothing(one, two, watch):
+    """Its standard input, output and errors are all that it has, and the folder that it reads here."""
+    w = watch(one, "--count", "1", "--", "/bin/ls", "/proc/self/fd", json=False)
+    two.out("set", "a", "1")
+    assert w.end(None) == (OK, "0\n1\n2\n3\n", "")
 
 
 def test_a_value_of_any_size_that_is_not_read(one, two, tmp_path, watch):

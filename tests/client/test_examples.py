@@ -27,9 +27,9 @@ LANGUAGES = ["c", "python", pytest.param("javascript", marks=without_imapflow)]
 def follow(server, user, tmp_path):
     """Starts one with a state file of its own."""
     with contextlib.ExitStack() as ends:
-        def start(language, state="state"):
+        def start(language, state="state", options=()):
             process = subprocess.Popen(
-                COMMANDS[language] + ["127.0.0.1", str(server.port), user, str(tmp_path / (language + state))],
+                COMMANDS[language] + [*options, "127.0.0.1", str(server.port), user, str(tmp_path / (language + state))],
                 env=dict(os.environ, PASSWORD="pass", NODE_PATH=NODE_MODULES), stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE, text=True, bufsize=1)
             ends.callback(end, process)
@@ -105,6 +105,18 @@ def test_reset(follow, server, client, user, language):
     put(c, b'(/private/vendor/example/a NIL /private/vendor/example/c "3")')
     assert sorted(one.stdout.readline() for _ in range(2)) == ["a (removed)\n", "c 3\n"]
     assert last(one) == (0, "")
+
+
+@pytest.mark.parametrize("language", LANGUAGES[1:])
+def test_once(follow, client, user, language):
+    """Without waiting, and from the bookmark; what standard input has does not count."""
+    c = client(user)
+    put(c, b'(/private/vendor/example/a "1" /private/vendor/example/b "2")')
+    assert follow(language, options=["--once"]).communicate(timeout=30)[0] == "a 1\nb 2\n"
+    assert follow(language, options=["--once"]).communicate(timeout=30)[0] == ""
+    put(c, b'(/private/vendor/example/a NIL)')
+    one = follow(language, options=["--once"])
+    assert one.communicate(timeout=30)[0] == "a (removed)\n" and one.returncode == 0
 
 
 def test_short():

@@ -1,6 +1,7 @@
 """libdovetail's sync against a real Dovecot: what is on one device comes to the other, whatever happens in between."""
 
 import os
+import re
 
 import pytest
 
@@ -58,6 +59,23 @@ def test_first_sync(driver, server, user, other):
     assert [e["reset"] for e in driver.seen("consistent")] == [False]
     assert {e["name"] for e in driver.seen("change")} == {A, B, C}
     assert not driver.seen("notice")
+
+
+def test_progress(driver, server, user, other):
+    """A long catch-up is told bit by bit: what has come in this connection, and what is still to be sent."""
+    for n in range(5):
+        other.put(*(("%s/%d/%d" % (ROOT, n, i), LARGE[:8000]) for i in range(100)))
+    driver.open()
+    driver.set("r", ("", A, b"mine"))
+    driver.once("r", server, user)
+    told = [(e["bytes"], e["entries"]) for e in driver.seen("progress")]
+    assert len(told) > 5 and told == sorted(told)
+    # 256 KiB are read at a time
+    assert told[0][1] < 100 and told[-1][1] == 500 and 500 * 8000 < told[-1][0] < 500 * 9000
+    assert driver.seen("progress")[0]["writes"] == 1
+    driver.log.clear()
+    driver.once("r", server, user)
+    assert not driver.seen("progress"), "nothing has come"
 
 
 def test_nothing_there(driver, server, user):
@@ -118,6 +136,22 @@ def test_two_replicas(driver, server, user):
     assert driver.list("a") == driver.list("b")
     # own writes are not told
     assert {e["name"] for e in driver.seen("change", replica="a")} == {ROOT + "/by-b"}
+
+
+def test_descriptors_are_for_nobody_else(driver, server, user):
+    """What the caller starts at any time inherits neither the connection nor the replica. (libcurl has a pair of sockets to
+    wake itself, which leads nowhere.)"""
+    driver.open()
+    live(driver, "r", server, user)
+    folder = "/proc/%d/fd/" % driver.process.pid
+    with open("/proc/net/unix") as f:
+        pairs = {"socket:[%s]" % line.split()[6] for line in f}
+    ours = [fd for fd in os.listdir(folder) if int(fd) > 2 and os.readlink(folder + fd) not in pairs]
+    assert len(ours) > 5
+    for fd in ours:
+        with open("/proc/%d/fdinfo/%s" % (driver.process.pid, fd)) as f:
+            flags = int(re.search(r"^flags:\s*([0-7]+)$", f.read(), re.M).group(1), 8)
+        assert flags & os.O_CLOEXEC, os.readlink(folder + fd)
 
 
 # -- what goes
@@ -405,8 +439,8 @@ def test_no_such_mailbox(driver, server, user, other):
         live(driver, name, server, user)
     mailbox(other, b"Later")
     other.put((B, b"2"), mailbox=b"Later")
-    for name in "rs":
-        assert driver.wait("change", replica=name)["value"] == b"2"
+    changes = [driver.wait("change") for _ in "rs"]
+    assert [(e["mailbox"], e["value"]) for e in changes] == [("Later", b"2")] * 2
     assert not driver.seen("notice") and not any(e["reset"] for e in driver.seen("consistent"))
 
 
@@ -436,8 +470,9 @@ def test_write_to_a_mailbox_that_is_gone(driver, server, user, other):
 def test_refused(driver, make_server, user):
     server = make_server(plugin={"metasync_limit_value": "1000", "metasync_limit_entries": "3"})
     driver.open()
-    live(driver, "r", server, user)
+    # before the server has said what it takes
     driver.set("r", ("", A, b"x" * 1001))
+    live(driver, "r", server, user)
     notice = driver.wait("notice", notice="refused")
     assert (notice["name"], "MAXSIZE 1000" in notice["text"]) == (A, True)
     assert driver.get("r", "", A) is None
@@ -452,6 +487,26 @@ def test_refused(driver, make_server, user):
     driver.set("r", ("", A, b"y"))
     settled(driver)
     assert driver.get("r", "", A) == b"y"
+
+
+def test_limits_of_the_server(driver, make_server, user):
+    """Known since the last sync: what it would refuse fails at once, offline too."""
+    server = make_server(plugin={"metasync_limit_value": "1000"})
+    driver.open()
+    driver.set("r", ("", A, b"small"))
+    driver.once("r", server, user)
+    driver("close", "r")
+    driver.open()
+    answer = driver.set("r", ("", A, b"x" * 1001), status="limit")
+    assert "the value of %s has 1001 octets, the server takes 1000" % A in answer["text"]
+    driver.set("r", ("", B, b"x"), ("", C, b"x" * 1001), status="limit")
+    assert driver.list() == {("", A): b"small"} and not driver("counts", "r")["pending"]
+    driver.set("r", ("", A, b"x" * 1000))
+    driver.once("r", server, user)
+    assert not driver.refused()
+    # another server says something else
+    driver.once("r", make_server(), user)
+    driver.set("r", ("", A, b"x" * 1001))
 
 
 def test_larger_than_wanted(driver, server, user, other):
@@ -478,6 +533,17 @@ def test_limits_of_the_replica(driver, server, user, other, option, status):
     assert len(driver.list()) == (10 if status == "ok" else 0)
     if status != "ok":
         driver.state("failed", status="limit")
+
+
+@pytest.mark.parametrize("option", [{"max_entries": 9}, {"max_bytes": 300}])
+def test_limits_of_what_comes_bit_by_bit(driver, server, user, other, option):
+    driver.open()
+    live(driver, "r", server, user, **option)
+    for n in range(20):
+        other.put((ROOT + "/m%d" % n, b"x" * 20))
+    ended = driver.wait("ended")
+    assert ended["status"] == "limit" and "are allowed" in ended["text"]
+    assert driver.once("r", server, user, status="limit", **option)
 
 
 # -- the account

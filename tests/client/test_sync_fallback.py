@@ -11,7 +11,15 @@ HOUR = 3600000
 
 @pytest.fixture(scope="module")
 def stock(make_module_server):
-    return make_module_server(plugins=False, extra="mail_attribute_dict = file:%h/attributes\n")
+    return make_module_server(plugins=False, extra="""
+mail_attribute_dict = file:%h/attributes
+namespace public {
+  type = public
+  prefix = Public/
+  separator = /
+  location = maildir:~/public
+}
+""")
 
 
 @pytest.fixture
@@ -76,6 +84,20 @@ def test_told_once(driver, stock, user):
         driver.state("polling")
         assert len(driver.seen("notice", notice="fallback")) == 1
         driver("free", "r")
+
+
+def test_lost_acknowledgement(driver, stock, user, other):
+    """Written, but the answer did not arrive: that is no conflict."""
+    driver.open()
+    driver.set("r", ("", A, b"mine"), ("", B, b"mine"))
+    with Proxy(stock.port) as proxy:
+        proxy.lose = b"OK Setmetadata completed"
+        driver.once("r", proxy.port, user, status="network")
+    assert other.get(A) == other.get(B) == b"mine", "it is there"
+    assert driver("counts", "r")["pending"]
+    driver.once("r", stock, user)
+    assert driver("counts", "r")["pending"] == 0 and driver.list() == {("", A): b"mine", ("", B): b"mine"}
+    assert not driver.seen("conflict") and not driver.seen("change")
 
 
 def test_everything(driver, stock, user, other):
@@ -166,6 +188,19 @@ def test_mailboxes(driver, stock, user, other):
     driver.once("work", stock, user)
     assert other.get(B, b'"Entw&APw-rfe"') == b"2" and other.get(B, b"INBOX") == b"2"
     assert set(driver.list("work")) == {("Work", A)}
+
+
+def test_personal_mailboxes(driver, stock, user, other):
+    """Mailboxes that others share are listed, too, but not the user's own."""
+    for name in (b"Public/Box", b"Publicly"):
+        assert b" OK " in other.client.command(b"CREATE " + name)[-1].line
+        other.put((A, b"1"), mailbox=name)
+    driver.open(parts=[("personal", "", ROOT)])
+    driver.open("named", parts=[("subtree", "Public", ROOT)])
+    for name in ("r", "named"):
+        driver.once(name, stock, user)
+    assert set(driver.list()) == {("Publicly", A)}
+    assert set(driver.list("named")) == {("Public/Box", A)}
 
 
 def test_mass_removal(driver, stock, user, other):

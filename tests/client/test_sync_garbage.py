@@ -2,10 +2,12 @@
 but by a consistent state."""
 
 import os
+import threading
 
 import pytest
 
 from drive import Driver
+from harness.imap import PATIENCE
 from script import MARK, Connection, Script, literal
 from test_sync import A, B, C, ROOT, settled
 
@@ -171,6 +173,24 @@ def test_ignored(driver):
     with Script(serve) as script:
         driver.once("r", script.port, "u")
     assert driver.list() == {("", A): b"kept"}
+
+
+def test_progress_within_a_value(driver):
+    """A large value on a slow line is seen to come."""
+    seen = threading.Event()
+
+    def serve(connection):
+        connection.capability()
+        connection.sync(entry(A, b"{1000000}\r\n")[:-3] + b"x" * 600000, mark=None)
+        assert seen.wait(PATIENCE)
+        connection.send(b"x" * 400000 + b")\r\n" + marker(MARK) + b"+ idling\r\n")
+        connection.rest()
+    with Script(serve) as script:
+        driver.sync("r", script.port, "u")
+        while driver.wait("progress")["bytes"] < 600000:
+            pass
+        seen.set()
+        driver.state("live")
 
 
 def test_newest_of_many(driver):
@@ -358,6 +378,26 @@ def test_polling(driver, reply, status):
         script.serve = polling(reply)
         driver.once("r", script.port, "u", status=status)
         assert driver.list() == ({} if status == "ok" else {("", A): b"x"})
+
+
+def test_a_write_that_cannot_be_compared_waits(driver):
+    """What others have is looked at before it is written over; without an answer nothing is written."""
+    asked = []
+
+    def serve(connection):
+        connection.capability(b"METADATA LITERAL+")
+        while True:
+            tag, word = connection.line().split(b" ", 2)[:2]
+            asked.append(word)
+            connection.send(tag + (b" NO [UNAVAILABLE] Later.\r\n" if len(asked) == 2 else b" OK Done.\r\n"))
+    driver.set("r", ("", A, b"mine"))
+    with Script(serve) as script:
+        assert "refuses to read" in driver.once("r", script.port, "u", status="network")["text"]
+        assert asked == [b"GETMETADATA", b"GETMETADATA"]
+        assert driver("counts", "r")["pending"] == 1
+        driver.once("r", script.port, "u")
+        assert asked[2:5] == [b"GETMETADATA", b"GETMETADATA", b"SETMETADATA"]
+        assert driver("counts", "r")["pending"] == 0
 
 
 def test_lists_without_end(driver):

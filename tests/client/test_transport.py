@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
@@ -18,7 +19,7 @@ import pytest
 
 from harness.measure import measure
 from harness.server import BUILD
-from peers import Peer, forwarder, http_proxy, imap_login, lines, socks_proxy
+from peers import Peer, forwarder, http_proxy, imap_login, lines, socks_proxy, take
 
 DRIVER = BUILD + "/tests/client/transport-driver"
 KEY = b"a key of the token service, 32 octets or more"
@@ -188,6 +189,40 @@ def test_starttls_refused(answer):
     assert not any(b"AUTHENTICATE" in line for line in sent), sent
 
 
+@pytest.mark.parametrize("words", [b"* CAPABILITY IMAP4rev1 AUTH=LOGIN\r\n", b"* OK hello again\r\n", b"A003 OK done\r\n", b"* NO",
+                                   b"* X {1000}\r\n", b""])
+def test_words_before_tls_do_not_count(dovecot, words):
+    """Someone in the middle adds clear text to the answer that TLS begins after: it is not taken for the server's."""
+    sent = []
+
+    def serve(connection):
+        connection.sendall(b"* OK hello\r\n")
+        # octet by octet: nothing of TLS is read
+        while True:
+            line = b""
+            while not line.endswith(b"\n"):
+                line += take(connection, 1)
+            tag, _, command = line.rstrip().partition(b" ")
+            if command == b"STARTTLS":
+                break
+            connection.sendall(b"* CAPABILITY IMAP4rev1 STARTTLS AUTH=PLAIN\r\n" + tag + b" OK done\r\n")
+        connection.sendall(tag + b" OK begin\r\n" + words)
+        with context.wrap_socket(connection, server_side=True) as inside:
+            peer.connections.append(inside)
+            for line in lines(inside):
+                sent.append(line)
+                inside.sendall(b"* CAPABILITY IMAP4rev1 AUTH=PLAIN\r\n" + line.split()[0] + b" OK done\r\n")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(dovecot.root + "/cert.pem", dovecot.root + "/key.pem")
+    with Peer(serve) as peer:
+        if words:
+            fails("network", port=peer.port, tls="starttls", insecure=1)
+            assert sent == []
+        else:
+            run(port=peer.port, tls="starttls", insecure=1, until=None, timeout=2000)
+            assert sent[0].endswith(b"CAPABILITY")
+
+
 def test_preauth_does_not_avoid_starttls():
     """A greeting that says that all is well already: the connection would stay unencrypted."""
     def serve(connection):
@@ -345,6 +380,29 @@ def test_token(dovecot, mechanism):
     out = fails("login", "refuses the login", **values, token_command="echo " + token("u1", b"another key"))
     assert token("u1")[:20] not in out
     fails("login", "the token command: it failed with exit code 1", **values, token_command="false")
+
+
+@pytest.mark.parametrize("offered, secret, chosen", [
+    ("PLAIN LOGIN XOAUTH2 OAUTHBEARER", "token_command", "OAUTHBEARER"), ("PLAIN LOGIN XOAUTH2", "token_command", "XOAUTH2"),
+    ("OAUTHBEARER LOGIN PLAIN", "password_command", "PLAIN"), ("XOAUTH2 LOGIN", "password_command", "LOGIN"),
+])
+def test_the_best_mechanism_of_both_sides(offered, secret, chosen):
+    tried = []
+
+    def serve(connection):
+        connection.sendall(b"* OK Hello\r\n")
+        for line in lines(connection):
+            tag, command, *words = line.decode().split(" ")
+            if command == "CAPABILITY":
+                offers = " ".join("AUTH=" + word for word in offered.split(" "))
+                connection.sendall(("* CAPABILITY IMAP4rev1 SASL-IR %s\r\n%s OK Done\r\n" % (offers, tag)).encode())
+            elif command == "AUTHENTICATE":
+                tried.append(words[0])
+                connection.sendall(tag.encode() + b" NO [AUTHENTICATIONFAILED] No\r\n")
+    with Peer(serve) as peer:
+        fails("login", "refuses the login", port=peer.port, tls="none", password=None, **{secret: "echo secret"})
+    # a refused token is never sent as a password
+    assert tried[0] == chosen and (secret == "password_command") == any(m in ("PLAIN", "LOGIN") for m in tried), tried
 
 
 def test_token_mechanism_not_there(make_server):

@@ -1,5 +1,5 @@
-/* libFuzzer target for the parser of responses (src/client/response.h). The first octet of an input chooses limits and how the rest is cut
-   into pieces; the callbacks have to be the same as for the rest in one piece, and in the promised order. */
+/* libFuzzer target for the parser of responses (src/client/response.h). The first octet of an input chooses limits and how the
+   rest is cut into pieces; the callbacks have to be the same as for the rest in one piece, and in the promised order. */
 
 #include "response-log.h"
 
