@@ -172,6 +172,31 @@ def test_refused_in_a_change_set_does_not_hold_back_the_others(make_server, devi
     end(a, b)
 
 
+def test_locked_in_a_change_set_does_not_hold_back_the_others(pair):
+    a, b = pair
+    a.run("encrypt", "vault", "--key-file", a.home + "/key", "--create-key-file")
+    for n in range(20):
+        b.write("%s%02d" % ("vault/n" if n == 7 else "n", n), "%d" % n)
+    assert "left alone" in b.once()
+    a.once()
+    assert set(a.files()) == {b"n%02d" % n for n in range(20) if n != 7}
+    assert b.read("vault/n07") == b"7" and not [name for name in a.entries() if "vault/n" in name]
+
+
+def test_signal_ends_long_work_between_two_files(pair):
+    a, b = pair
+    for n in range(1500):
+        a.write("%d/%d" % (n % 10, n), "%d" % n)
+    a.once()
+    b.begin("-v")
+    until(lambda: "written" in b.words())
+    b.end()
+    there = len(b.files())
+    assert 0 < there < 1500
+    b.once()
+    assert a.files() == b.files()
+
+
 # ---- Leases ----
 
 def test_file_that_is_kept_open_is_told_and_the_others_go_on(pair):
