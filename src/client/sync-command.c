@@ -168,6 +168,7 @@ void sync_command_set(struct sync_writer *writer, const struct replica_set *set)
 		command->theirs[i].mailbox = strdup(set->writes[i].mailbox);
 		command->theirs[i].name = strdup(set->writes[i].name);
 		command->theirs[i].kind = REPLICA_REMOVED;
+		command->theirs[i].mine_size = set->writes[i].size;
 		if (command->theirs[i].mailbox == NULL || command->theirs[i].name == NULL)
 			writer->failed = true;
 	}

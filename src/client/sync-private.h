@@ -40,6 +40,8 @@ struct sync_theirs {
 	enum replica_kind kind;
 	char *data;
 	size_t size;
+	/* of what is written */
+	size_t mine_size;
 };
 
 struct sync_command {

@@ -310,6 +310,9 @@ bool sync_theirs_entry(struct dovetail_sync *sync, struct sync_command *command)
 
 	if (theirs == NULL)
 		return true;
+	/* Is it what was written? That is all that is asked of it: others need no memory, the next state brings them. */
+	if (command->kind == SYNC_XMETASET && sync->kind == REPLICA_VALUE && sync->value_size != theirs->mine_size)
+		sync->kind = REPLICA_NOT_HERE;
 	if (sync->kind == REPLICA_VALUE) {
 		data = malloc(sync->value_size + 1);
 		if (data == NULL)

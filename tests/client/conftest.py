@@ -3,6 +3,7 @@ import pytest
 from harness.fixtures import *  # noqa: F401,F403  (fixtures and hooks for pytest)
 from mirror import Device
 from proxy import Proxy
+from syncing import driver, other  # noqa: F401  (fixtures)
 
 
 @pytest.fixture

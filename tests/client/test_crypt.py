@@ -4,18 +4,10 @@ import os
 
 import pytest
 
-from drive import Driver
-
 ROOT = "/private/vendor/t"
 SUBTREE = ROOT + "/notes"
 FIRST, SECOND = "pass:correct horse battery staple", "pass:another passphrase, long enough"
 LOCKED = 8
-
-
-@pytest.fixture
-def driver():
-    with Driver() as d:
-        yield d
 
 
 @pytest.fixture
@@ -92,8 +84,10 @@ def test_too_large_for_the_server(devices, server, user):
     begin(devices, server, user)
     # 1 MiB at the server; base64 makes 4/3 of it
     devices.set("a", ("", SUBTREE + "/fits", os.urandom(760_000)), ("", SUBTREE + "/other", b"x"))
-    devices.set("a", ("", SUBTREE + "/large", os.urandom(900_000)), status="limit")
+    answer = devices.set("a", ("", SUBTREE + "/large", os.urandom(900_000)), status="limit")
+    assert "octets when it is encrypted, the server takes 1048576" in answer["text"]
     devices.once("a", server, user)
+    assert not devices.refused("a")
     devices.once("b", server, user)
     devices("crypt unlock", "b", SUBTREE, FIRST, "-")
     assert set(devices.list("b")) == {("", SUBTREE + "/fits"), ("", SUBTREE + "/other")}

@@ -5,49 +5,9 @@ import re
 
 import pytest
 
-from drive import NOT_HERE, PENDING, REFUSED, Driver
+from drive import NOT_HERE, PENDING, Driver
 from harness.imap import PATIENCE
-
-ROOT = "/private/vendor/t"
-A, B, C = ("%s/%s" % (ROOT, c) for c in "abc")
-ALL = bytes(range(256))
-LARGE = os.urandom(1024 * 1024)
-
-
-@pytest.fixture
-def driver():
-    with Driver() as d:
-        yield d
-
-
-@pytest.fixture
-def other(client, user):
-    """Another device of the user, raw."""
-    return Other(client(user))
-
-
-class Other:
-    def __init__(self, client):
-        self.client = client
-
-    def put(self, *writes, mailbox=b'""'):
-        """(entry, bytes or None) …"""
-        body = b" ".join(b"%s %s" % (entry.encode(), b"NIL" if value is None else b"~{%d+}\r\n%s" % (len(value), value))
-                         for entry, value in writes)
-        answer = self.client.command(b"XMETASET %s (%s)" % (mailbox, body))[-1].line
-        assert b" OK [XMETASET (" in answer, answer
-
-    def get(self, entry, mailbox=b'""'):
-        for response in self.client.command(b"GETMETADATA %s (%s)" % (mailbox, entry.encode())):
-            if response.tag == b"*" and b" METADATA " in response.line:
-                return response.parsed[3][1]
-        return None
-
-
-def live(driver, name, server, user, **options):
-    driver.sync(name, server, user, **options)
-    driver.state("live", replica=name)
-
+from syncing import A, ALL, B, C, LARGE, ROOT, live, settled
 
 # -- what comes
 
@@ -155,12 +115,6 @@ def test_descriptors_are_for_nobody_else(driver, server, user):
 
 
 # -- what goes
-
-def settled(driver, name="r"):
-    """Waits until nothing is left to be sent."""
-    while driver("counts", name)["pending"]:
-        driver.wait("consistent", replica=name)
-
 
 def test_own_writes(driver, server, user, other):
     driver.open()

@@ -4,7 +4,7 @@ import pytest
 
 from drive import NOT_HERE, Driver
 from proxy import Proxy
-from test_sync import A, ALL, B, C, LARGE, ROOT, settled
+from syncing import A, ALL, B, C, LARGE, ROOT, Other, settled
 
 HOUR = 3600000
 
@@ -23,33 +23,8 @@ namespace public {
 
 
 @pytest.fixture
-def driver():
-    with Driver() as d:
-        yield d
-
-
-@pytest.fixture
 def other(stock, user):
-    return Other(stock.login(user))
-
-
-class Other:
-    """Another device of the user, raw, on a server that has METADATA only."""
-
-    def __init__(self, client):
-        self.client = client
-
-    def put(self, *writes, mailbox=b'""'):
-        body = b" ".join(b"%s %s" % (entry.encode(), b"NIL" if value is None else b"{%d+}\r\n%s" % (len(value), value))
-                         for entry, value in writes)
-        answer = self.client.command(b"SETMETADATA %s (%s)" % (mailbox, body))[-1].line
-        assert b" OK " in answer, answer
-
-    def get(self, entry, mailbox=b'""'):
-        for response in self.client.command(b"GETMETADATA %s (%s)" % (mailbox, entry.encode())):
-            if response.tag == b"*" and b" METADATA " in response.line:
-                return response.parsed[3][1]
-        return None
+    return Other(stock.login(user), b"SETMETADATA", b"{%d+}\r\n%s", b" OK ")
 
 
 def test_comes_and_goes(driver, stock, user, other):

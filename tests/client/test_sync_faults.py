@@ -14,21 +14,10 @@ from drive import Driver
 from harness.server import imap_pid
 from proxy import DOWN, UP, Proxy
 from script import Script
-from test_sync import A, B, C, ROOT, Other, live, settled
+from syncing import A, B, C, ROOT, Other, live, settled
 
 # every octet with DOVETAIL_ALL, else one in so many, and the ends of lines
 STRIDE = 1 if os.environ.get("DOVETAIL_ALL") else 23
-
-
-@pytest.fixture
-def driver():
-    with Driver() as d:
-        yield d
-
-
-@pytest.fixture
-def other(client, user):
-    return Other(client(user))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from drive import Driver
 from harness.imap import PATIENCE
 from script import MARK, Connection, Script, literal
-from test_sync import A, B, C, ROOT, settled
+from syncing import A, B, C, ROOT, settled
 
 # a client that has all of a reasonable account in memory is far above this;
 # more where something looks at each octet of memory
@@ -324,6 +324,17 @@ def test_modified_shows_strange_things(driver):
         driver.once("r", script.port, "u")
         assert driver("counts", "r")["pending"] == 0
         assert driver.list() == {("", A): b"mine"}
+
+
+def test_modified_shows_large_things(driver):
+    """What others have written in place of a set is not collected until its answer comes."""
+    names = ["%s/m%d" % (ROOT, n) for n in range(8)]
+    large = b"~{%d}\r\n%s" % (15 << 20, b"x" * (15 << 20))
+    with Script(writes(b"".join(entry(name, large) for name in names) + b"TAG NO [XMETASET MODIFIED (7 3)] Others.\r\n",
+                       OK)) as script:
+        driver.set("r", *[("", name, b"mine") for name in names])
+        driver.once("r", script.port, "u")
+        assert driver("counts", "r")["pending"] == 0
 
 
 @pytest.mark.parametrize("capability, waits", [(b"XMETASYNC", b"{5000}"), (b"XMETASYNC LITERAL-", b"{5000}"),
