@@ -1,8 +1,8 @@
 # Completion of dovetail(1) for bash. Commands and options come from its own help, names of entries from the replica (without
 # asking the server).
 
-# What may follow: the lines of standard input that begin with the word, quoted. Not compgen -W, which expands its words: whoever can write to
-# the account could have a command run by a name such as $(...).
+# What may follow: the lines of standard input that begin with the word, quoted. Not compgen -W, which expands its words: whoever
+# can write to the account could have a command run by a name such as $(...).
 _dovetail_offer() {
 	local line word quoted=
 

@@ -304,6 +304,22 @@ static bool write_all(int fd, const char *text, size_t size)
 	return fsync(fd) == 0;
 }
 
+/* After a rename() in the file's directory; what cannot be done about it is no error. */
+static void sync_directory(const char *path)
+{
+	char *directory = strdup(path), *slash = directory != NULL ? strrchr(directory, '/') : NULL;
+	int fd;
+
+	if (slash != NULL)
+		slash[slash == directory ? 1 : 0] = '\0';
+	fd = open(slash != NULL ? directory : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd != -1) {
+		(void)fsync(fd);
+		close(fd);
+	}
+	free(directory);
+}
+
 int cli_account_write(struct cli *cli, const char *path, const char *text, size_t size)
 {
 	/* through symbolic links, which people use for their configuration */
@@ -324,6 +340,8 @@ int cli_account_write(struct cli *cli, const char *path, const char *text, size_
 			ret = CLI_CONFIG;
 			if (fd != -1)
 				unlink(temp);
+		} else {
+			sync_directory(to);
 		}
 		if (fd != -1)
 			close(fd);

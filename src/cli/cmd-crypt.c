@@ -85,9 +85,9 @@ secret_get(struct cli *cli, const struct secret_options *options, const char *su
 }
 
 /* The secret could not be used: a key file that was made for it would be in the way the next time. Returns the exit code. */
-static int secret_unused(struct cli *cli, enum dovetail_status status, const struct secret_options *options, const char *subtree)
+static int secret_unused(struct cli *cli, enum dovetail_status status, const struct secret_options *options)
 {
-	int ret = cli_fail(cli, status, subtree);
+	int ret = cli_fail(cli, status, NULL);
 
 	if (options->create)
 		unlink(options->key_file);
@@ -164,7 +164,7 @@ note_and_send(struct cli *cli, enum dovetail_status status, const struct secret_
 	int note, ret;
 
 	if (status != DOVETAIL_OK)
-		return secret_unused(cli, status, options, subtree);
+		return secret_unused(cli, status, options);
 	note = note_secret(cli, options, subtree, stale);
 	ret = cli_sync(cli, CLI_TO_WRITE, NULL);
 	return ret != CLI_OK ? ret : note;
@@ -236,7 +236,7 @@ int cmd_unlock(struct cli *cli)
 	ret = secret_get(cli, &from, subtree, false, &secret, &passphrase);
 	if (ret == CLI_OK) {
 		status = dovetail_unlock(cli->replica, subtree, &secret);
-		ret = status == DOVETAIL_OK ? note_secret(cli, &from, subtree, false) : cli_fail(cli, status, subtree);
+		ret = status == DOVETAIL_OK ? note_secret(cli, &from, subtree, false) : cli_fail(cli, status, NULL);
 	}
 	cli_secret_free(passphrase);
 	free(subtree);
@@ -263,16 +263,16 @@ static int secret_run(struct cli *cli, const struct secret_options *from, const 
 
 	if (strcmp(what, "list") == 0) {
 		status = dovetail_secret_each(cli->replica, subtree, print_secret, NULL);
-		return status == DOVETAIL_OK ? CLI_OK : cli_fail(cli, status, subtree);
+		return status == DOVETAIL_OK ? CLI_OK : cli_fail(cli, status, NULL);
 	}
 	if (strcmp(what, "remove") == 0) {
 		status = dovetail_secret_remove(cli->replica, subtree, label);
-		return status == DOVETAIL_OK ? cli_sync(cli, CLI_TO_WRITE, NULL) : cli_fail(cli, status, subtree);
+		return status == DOVETAIL_OK ? cli_sync(cli, CLI_TO_WRITE, NULL) : cli_fail(cli, status, NULL);
 	}
 	ret = secret_get(cli, from, subtree, true, &secret, &passphrase);
 	if (ret == CLI_OK) {
 		status = dovetail_secret_add(cli->replica, subtree, label, &secret);
-		ret = status == DOVETAIL_OK ? cli_sync(cli, CLI_TO_WRITE, NULL) : secret_unused(cli, status, from, subtree);
+		ret = status == DOVETAIL_OK ? cli_sync(cli, CLI_TO_WRITE, NULL) : secret_unused(cli, status, from);
 	}
 	cli_secret_free(passphrase);
 	return ret;

@@ -48,6 +48,18 @@ static bool is_ours(const struct import *import, const struct import_line *line)
 
 /* ---- First: looking at all lines ---- */
 
+/* Where the library keeps the keys of encrypted subtrees. dovetail_get() knows of no such entry; it is writing that is refused. */
+static bool is_reserved(const char *entry)
+{
+	static const char keys[] = "/.dovetail";
+
+	for (entry = strcasestr(entry, keys); entry != NULL; entry = strcasestr(entry + 1, keys)) {
+		if (strchr("/", entry[strlen(keys)]) != NULL)
+			return true;
+	}
+	return false;
+}
+
 /* What the server takes. */
 static int import_check_limits(struct import *import, const struct import_line *line)
 {
@@ -75,6 +87,8 @@ static int import_check(struct import *import, const struct import_line *line)
 		import->others++;
 		return CLI_OK;
 	}
+	if (is_reserved(line->entry))
+		return import_bad(import, "names below .dovetail are reserved for keys");
 	if (line->size > import->value_max)
 		return import_bad(import, "the value is larger than max_value of the account");
 	/* the library's rules of names, and whether the replica covers it */

@@ -8,6 +8,10 @@
    for one that was removed here, and its entry would be removed; an edit that is not queued yet for a file that nobody has
    touched, and it would be overwritten.
 
+   If the file is edited again before the mirror runs again, file and entry are not equal then. What is about to be queued is
+   therefore recorded as an intent first: an entry that is what was intended is ours, and not somebody else's change. (A file that
+   was placed, not recorded and then edited becomes a conflicting version.)
+
    A change set is all or nothing. If the library does not take it, or the server refuses it, each of its entries is tried by
    itself: one that is not wanted does not hold back the others. A conflict in a set is solved by the library, which sends the
    rest again. */
@@ -273,13 +277,32 @@ static int sends_failed(struct mirror *mirror, enum dovetail_status status, size
 	return ret;
 }
 
+/* Without waiting for the disk: after a power cut it costs a conflicting version, no more. */
+static int intend(struct mirror *mirror)
+{
+	const struct mirror_batch *batch = &mirror->batch;
+	bool ok = mirror_record_quick(&mirror->record, true) && mirror_record_transaction(&mirror->record, true);
+	size_t i;
+
+	for (i = 0; i < batch->count && ok; i++) {
+		if (batch->items[i].action == MIRROR_SEND && !batch->items[i].gone)
+			ok = mirror_record_intend(&mirror->record, batch->items[i].name, batch->items[i].hash);
+	}
+	ok = ok && mirror_record_transaction(&mirror->record, false) && mirror_record_quick(&mirror->record, false);
+	return ok ? CLI_OK : mirror_fail_record(mirror);
+}
+
 static int do_sends(struct mirror *mirror)
 {
 	struct mirror_batch *batch = &mirror->batch;
 	enum dovetail_status status;
+	int ret;
 
 	if (batch->changes == NULL)
 		return CLI_OK;
+	ret = intend(mirror);
+	if (ret != CLI_OK)
+		return ret;
 	status = dovetail_changes_commit(batch->changes);
 	batch->changes = NULL;
 	return status == DOVETAIL_OK ? CLI_OK : sends_failed(mirror, status, batch->sends);

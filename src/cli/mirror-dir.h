@@ -46,6 +46,8 @@ struct mirror_dir {
 	char id[MIRROR_ID_SIZE];
 	/* the trash's sub-folder of now; "" if none was needed yet. The caller empties it to begin another one. */
 	char trash_now[40];
+	/* the last one that was made */
+	char trash_last[40];
 	/* octets on the disk that have come into the trash since mirror_trash_prune() */
 	uint64_t trashed;
 	/* folders in which something was placed or removed: their entries are not durable yet */

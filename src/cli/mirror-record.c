@@ -108,6 +108,7 @@ bool mirror_record_open(struct mirror_record *record, const char *path)
 			"CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT NOT NULL);"
 			"CREATE TABLE IF NOT EXISTS base(name TEXT PRIMARY KEY, hash BLOB NOT NULL, conflict INTEGER NOT NULL,"
 			" dev INTEGER, ino INTEGER, size INTEGER, mtime INTEGER, ctime INTEGER);"
+			"CREATE TABLE IF NOT EXISTS intent(name TEXT PRIMARY KEY, hash BLOB NOT NULL);"
 			"PRAGMA user_version = 1;"
 			"COMMIT;"
 			"CREATE TEMP TABLE look(name TEXT PRIMARY KEY, due INTEGER NOT NULL) WITHOUT ROWID;"
@@ -152,16 +153,18 @@ bool mirror_record_meta(struct mirror_record *record, const char *key, char *val
 	return ret == SQLITE_ROW || ret == SQLITE_DONE || fail(record);
 }
 
-bool mirror_record_set_meta(struct mirror_record *record, const char *key, const char *value)
+static bool set_meta(struct mirror_record *record, const char *key, const char *value)
 {
 	sqlite3_stmt *stmt;
 
 	return RUN("INSERT OR REPLACE INTO meta VALUES(?1, ?2)", "tt", key, value);
 }
 
-bool mirror_record_clear(struct mirror_record *record)
+bool mirror_record_begin_anew(struct mirror_record *record, const char *marker, const char *target)
 {
-	return run_all(record, "BEGIN IMMEDIATE; DELETE FROM base; DELETE FROM meta; COMMIT");
+	/* all or nothing: who is killed in between has to find one that it can go on with */
+	return run_all(record, "BEGIN IMMEDIATE; DELETE FROM base; DELETE FROM intent; DELETE FROM meta") &&
+		set_meta(record, "marker", marker) && set_meta(record, "target", target) && run_all(record, "COMMIT");
 }
 
 /* ---- Bases ---- */
@@ -172,6 +175,13 @@ bool mirror_record_get(struct mirror_record *record, const char *name, struct mi
 	int ret;
 
 	memset(base_r, 0, sizeof(*base_r));
+	ret = step(record, &stmt, "SELECT hash FROM intent WHERE name = ?1", "t", name);
+	if (ret == SQLITE_ROW) {
+		base_r->intended = sqlite3_column_bytes(stmt, 0) == MIRROR_HASH_SIZE;
+		if (base_r->intended)
+			memcpy(base_r->intent, sqlite3_column_blob(stmt, 0), MIRROR_HASH_SIZE);
+		(void)sqlite3_reset(stmt);
+	}
 	ret = step(record, &stmt, "SELECT hash, conflict, dev, ino, size, mtime, ctime FROM base WHERE name = ?1", "t", name);
 	if (ret == SQLITE_DONE)
 		return true;
@@ -192,11 +202,31 @@ bool mirror_record_get(struct mirror_record *record, const char *name, struct mi
 	return true;
 }
 
+static bool forget_intent(struct mirror_record *record, const char *name)
+{
+	sqlite3_stmt *stmt;
+
+	return RUN("DELETE FROM intent WHERE name = ?1", "t", name);
+}
+
+bool mirror_record_intend(struct mirror_record *record, const char *name, const unsigned char hash[MIRROR_HASH_SIZE])
+{
+	sqlite3_stmt *stmt;
+
+	return RUN("INSERT OR REPLACE INTO intent VALUES(?1, ?2)", "tb", name, hash);
+}
+
+bool mirror_record_quick(struct mirror_record *record, bool quick)
+{
+	return run_all(record, quick ? "PRAGMA synchronous = NORMAL" : "PRAGMA synchronous = FULL");
+}
+
 bool mirror_record_put(struct mirror_record *record, const char *name, const struct mirror_base *base)
 {
 	sqlite3_stmt *stmt;
 
-	return RUN("INSERT OR REPLACE INTO base(name, hash, conflict, dev, ino, size, mtime, ctime)"
+	return forget_intent(record, name) &&
+		RUN("INSERT OR REPLACE INTO base(name, hash, conflict, dev, ino, size, mtime, ctime)"
 		   " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)", "tbiiiiii", name, base->hash, (int64_t)base->conflict,
 		   (int64_t)base->stat.dev, (int64_t)base->stat.ino, (int64_t)base->stat.size, base->stat.mtime, base->stat.ctime);
 }
@@ -205,7 +235,7 @@ bool mirror_record_remove(struct mirror_record *record, const char *name)
 {
 	sqlite3_stmt *stmt;
 
-	return RUN("DELETE FROM base WHERE name = ?1", "t", name);
+	return forget_intent(record, name) && RUN("DELETE FROM base WHERE name = ?1", "t", name);
 }
 
 bool mirror_record_count(struct mirror_record *record, uint64_t *count_r)

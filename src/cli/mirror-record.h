@@ -28,6 +28,9 @@ struct mirror_base {
 	bool conflict;
 	unsigned char hash[MIRROR_HASH_SIZE];
 	struct mirror_stat stat;
+	/* The file had the value of this hash, and was about to be sent with it; whether it was is not recorded. */
+	bool intended;
+	unsigned char intent[MIRROR_HASH_SIZE];
 };
 
 /* false in all functions: record->error */
@@ -36,14 +39,18 @@ void mirror_record_close(struct mirror_record *record);
 
 /* A text that is kept, "" if there is none; at most size - 1 octets. */
 bool mirror_record_meta(struct mirror_record *record, const char *key, char *value_r, size_t size);
-bool mirror_record_set_meta(struct mirror_record *record, const char *key, const char *value);
-/* Nothing was ever in step. */
-bool mirror_record_clear(struct mirror_record *record);
+/* Nothing was ever in step. Sets the texts "marker" and "target". */
+bool mirror_record_begin_anew(struct mirror_record *record, const char *marker, const char *target);
 
 bool mirror_record_get(struct mirror_record *record, const char *name, struct mirror_base *base_r);
+/* These two end the intent. */
 bool mirror_record_put(struct mirror_record *record, const char *name, const struct mirror_base *base);
 bool mirror_record_remove(struct mirror_record *record, const char *name);
 bool mirror_record_count(struct mirror_record *record, uint64_t *count_r);
+/* See struct mirror_base. */
+bool mirror_record_intend(struct mirror_record *record, const char *name, const unsigned char hash[MIRROR_HASH_SIZE]);
+/* What is written until this is called with false survives the process, but not a power cut. */
+bool mirror_record_quick(struct mirror_record *record, bool quick);
 
 /* ---- The lists of this run ---- */
 

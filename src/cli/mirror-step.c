@@ -165,6 +165,13 @@ static int step_look(struct step *step)
 	step->has_entry = status == DOVETAIL_OK && step->entry.data != NULL;
 	if (step->has_entry)
 		mirror_hash(step->entry.data, step->entry.size, step->entry_hash);
+	/* It was queued before a kill: what the file has now is on top of that. */
+	if (step->has_entry && step->base.intended && !step->base.conflict && !is_known &&
+	    memcmp(step->base.intent, step->entry_hash, MIRROR_HASH_SIZE) == 0) {
+		step->base.known = true;
+		memcpy(step->base.hash, step->base.intent, MIRROR_HASH_SIZE);
+		memset(&step->base.stat, 0, sizeof(step->base.stat));
+	}
 	return CLI_OK;
 }
 

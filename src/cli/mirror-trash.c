@@ -20,14 +20,19 @@ static bool begin_folder(struct mirror_dir *dir)
 	struct tm tm;
 	char stamp[STAMP_SIZE + 1];
 	time_t now = time(NULL);
-	unsigned int n;
+	unsigned int n, last;
 
 	if (gmtime_r(&now, &tm) == NULL || strftime(stamp, sizeof(stamp), "%Y%m%d-%H%M%S", &tm) == 0)
 		return false;
-	for (n = 0; n < 10000; n++) {
+	/* not one that was pruned in the same second: they are in the order of time */
+	n = strncmp(dir->trash_last, stamp, STAMP_SIZE) != 0 ? 0 :
+		dir->trash_last[STAMP_SIZE] == '\0' ? 1 : strtoul(dir->trash_last + STAMP_SIZE + 1, NULL, 10) + 1;
+	for (last = n + 10000; n < last; n++) {
 		snprintf(dir->trash_now, sizeof(dir->trash_now), n == 0 ? "%s" : "%s.%u", stamp, n);
-		if (mkdirat(dir->trash_fd, dir->trash_now, 0700) == 0)
+		if (mkdirat(dir->trash_fd, dir->trash_now, 0700) == 0) {
+			memcpy(dir->trash_last, dir->trash_now, sizeof(dir->trash_last));
 			return true;
+		}
 		if (errno != EEXIST)
 			break;
 	}
@@ -177,7 +182,7 @@ void mirror_trash_prune(struct mirror_dir *dir, unsigned int days, uint64_t max_
 	dir->trashed = 0;
 	if (days > 0 && gmtime_r(&then, &tm) != NULL)
 		(void)strftime(oldest, sizeof(oldest), "%Y%m%d-%H%M%S", &tm);
-	count = scandirat(dir->trash_fd, ".", &list, is_stamp, alphasort);
+	count = scandirat(dir->trash_fd, ".", &list, is_stamp, versionsort);
 	/* from the newest on */
 	for (i = count - 1; i >= 0; i--) {
 		size = tree_size(dir->trash_fd, list[i]->d_name);

@@ -92,8 +92,7 @@ static int check_identity(struct mirror *mirror, const char *folder, const char 
 	if (*before != '\0' && strcmp(before, target) != 0 && forget_replica(mirror, folder) != CLI_OK)
 		return CLI_SYSTEM;
 	/* nothing was ever in step: both sides are merged, and nothing is removed */
-	if (!mirror_record_clear(record) || !mirror_record_set_meta(record, "marker", mirror->dir.id) ||
-	    !mirror_record_set_meta(record, "target", target))
+	if (!mirror_record_begin_anew(record, mirror->dir.id, target))
 		return mirror_fail_record(mirror);
 	return CLI_OK;
 }

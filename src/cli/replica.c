@@ -205,7 +205,11 @@ static int unlock_key(struct cli *cli, struct cli_key *key, bool needed, bool la
 			return CLI_OK;
 	}
 	key->used = true;
-	ret = status == DOVETAIL_OK ? CLI_OK : cli_fail(cli, status, NULL);
+	ret = cli_exit_of(status);
+	if (status == DOVETAIL_WRONG_KEY)
+		cli_error(cli, "%s; \"dovetail unlock\" notes another one", dovetail_error(cli->replica));
+	else if (status != DOVETAIL_OK)
+		ret = cli_fail(cli, status, NULL);
 	return needed ? ret : CLI_OK;
 }
 
@@ -240,7 +244,7 @@ static int unlock_asking(struct cli *cli, const char *name)
 		cli_secret_free(passphrase);
 	}
 	if (status != DOVETAIL_OK)
-		ret = cli_fail(cli, status, subtree);
+		ret = cli_fail(cli, status, NULL);
 out:
 	free(subtree);
 	return ret;

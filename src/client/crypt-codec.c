@@ -400,22 +400,34 @@ codec_decode(void *_context, const char *mailbox, const char *wire, const void *
 
 /* ---- Sending ---- */
 
-/* Does the server have the ring that was accepted, as far as we know? Not before our own write of it is acknowledged. */
-static bool ring_is_there(struct crypt_context *context, const struct crypt_subtree *subtree)
+/* The server's ring, as far as we know, beside the one that was accepted. */
+enum shown { SHOWN_SAME, SHOWN_NEWER, SHOWN_OTHER };
+
+static enum shown ring_shown(struct crypt_context *context, const struct crypt_subtree *subtree)
 {
 	uint8_t hash[CRYPT_HASH_SIZE];
-	struct dovetail_entry entry;
+	enum shown shown = SHOWN_OTHER;
+	struct crypt_ring *ring;
 	enum dovetail_status status;
-	char *name;
+	const char *error;
+	bool pending;
+	size_t size;
+	char *text;
 
-	if (asprintf(&name, "%s" CRYPT_RING_ENTRY, subtree->name) < 0)
-		return false;
-	status = replica_get_raw(context->replica, "", name, &entry);
-	free(name);
-	if (status != DOVETAIL_OK || entry.data == NULL || (entry.flags & DOVETAIL_ENTRY_PENDING) != 0)
-		return false;
-	crypt_text_hash(entry.data, entry.size, hash);
-	return memcmp(hash, subtree->ring_hash, CRYPT_HASH_SIZE) == 0;
+	status = crypt_ring_shown(context->replica, subtree->name, &text, &size, &pending);
+	if (status != DOVETAIL_OK || text == NULL)
+		return SHOWN_OTHER;
+	crypt_text_hash(text, size, hash);
+	if (memcmp(hash, subtree->ring_hash, CRYPT_HASH_SIZE) == 0) {
+		shown = SHOWN_SAME;
+	} else if (crypt_ring_parse(subtree->name, text, size, NULL, &ring, &error) == DOVETAIL_OK) {
+		if (memcmp(ring->subtree_id, subtree->ring->subtree_id, CRYPT_SUBTREE_ID_SIZE) == 0 &&
+		    ring->epoch > subtree->ring->epoch)
+			shown = SHOWN_NEWER;
+		crypt_ring_free(ring);
+	}
+	free(text);
+	return shown;
 }
 
 /* What is sealed was sealed for the ring that was accepted last, so it may go as long as that is the server's. */
@@ -428,7 +440,7 @@ static bool may_send_locked(struct crypt_context *context, const struct crypt_su
 	    crypt_text_get(context, "lost", subtree->name, &text, &lost_size) != DOVETAIL_OK)
 		return false;
 	free(text);
-	return text == NULL && ring_is_there(context, subtree);
+	return text == NULL && ring_shown(context, subtree) == SHOWN_SAME;
 }
 
 static bool codec_may_send(void *_context, const char *mailbox, const char *wire, const void *data, size_t size)
@@ -438,6 +450,7 @@ static bool codec_may_send(void *_context, const char *mailbox, const char *wire
 	struct crypt_known known;
 	struct crypt_value value;
 	enum dovetail_status status;
+	enum shown shown;
 	const char *error;
 	size_t reserved;
 
@@ -453,9 +466,11 @@ static bool codec_may_send(void *_context, const char *mailbox, const char *wire
 		subtree->look = true;
 		return false;
 	}
-	/* with keys that are not published yet, it could be that nobody ever can read it */
-	return crypt_known_get(context, subtree->name, &known) == DOVETAIL_OK &&
-		(crypt_ring_is_published(&known, subtree) || ring_is_there(context, subtree));
+	/* With keys that are not published yet, it could be that nobody ever can read it; nor with some that others have
+	   replaced: another process may have seen that. */
+	shown = ring_shown(context, subtree);
+	return shown == SHOWN_SAME || (shown == SHOWN_OTHER && crypt_known_get(context, subtree->name, &known) == DOVETAIL_OK &&
+				       crypt_ring_is_published(&known, subtree));
 }
 
 void crypt_codec_set(struct crypt_context *context)

@@ -127,7 +127,8 @@ static enum dovetail_status subtree_is_free(struct crypt_context *context, const
 	if (status != DOVETAIL_OK)
 		return status;
 	free(text);
-	return text == NULL ? DOVETAIL_OK : replica_fail(context->replica, DOVETAIL_INVALID, "%s is encrypted already", name);
+	return text == NULL && !pending ? DOVETAIL_OK :
+		replica_fail(context->replica, DOVETAIL_INVALID, "%s is encrypted already", name);
 }
 
 /* What is in it can be encrypted with this ring; *used_r: there is something. */
@@ -306,23 +307,39 @@ unlock_main(struct crypt_context *context, struct crypt_subtree *subtree, const 
 {
 	struct crypt_ring *ring = NULL;
 	struct crypt_known known;
+	uint8_t hash[CRYPT_HASH_SIZE];
 	enum dovetail_status status;
+	size_t size = 0, kept_size;
+	char *text, *kept = NULL;
 	bool pending;
-	size_t size = 0;
-	char *text;
 
 	status = crypt_known_get(context, subtree->name, &known);
 	if (status == DOVETAIL_OK)
 		status = crypt_ring_shown(context->replica, subtree->name, &text, &size, &pending);
 	if (status != DOVETAIL_OK)
 		return status;
+	if (text != NULL)
+		crypt_text_hash(text, size, hash);
+	if (text != NULL && known.seen && memcmp(hash, known.hash, CRYPT_HASH_SIZE) == 0) {
+		/* nothing new: the accepted one is this, or our own later one */
+		status = crypt_text_get(context, "ring", subtree->name, &kept, &kept_size);
+		if (status != DOVETAIL_OK) {
+			free(text);
+			return status;
+		}
+		if (kept != NULL) {
+			free(text);
+			text = kept;
+			size = kept_size;
+		}
+	}
 	status = text == NULL ? DOVETAIL_DAMAGED : ring_open(context->replica, subtree->name, text, size, secret, &ring);
 	if (status == DOVETAIL_OK && crypt_ring_is_stale(&known, ring, text, size)) {
 		crypt_ring_free(ring);
 		status = DOVETAIL_DAMAGED;
 		crypt_tell(context, DOVETAIL_NOTICE_ROLLBACK, "", subtree->name, CRYPT_ROLLED_BACK);
 	} else if (status == DOVETAIL_OK) {
-		status = crypt_ring_accept(context, subtree, ring, text, size, !pending);
+		status = crypt_ring_accept(context, subtree, ring, text, size, kept == NULL);
 	}
 	if (status == DOVETAIL_DAMAGED || status == DOVETAIL_WRONG_KEY)
 		status = unlock_kept(context, subtree, secret, &known, text, size, status);

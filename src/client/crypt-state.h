@@ -123,7 +123,7 @@ bool crypt_ring_is_stale(const struct crypt_known *known, const struct crypt_rin
 enum dovetail_status crypt_ring_refresh(struct crypt_context *context, struct crypt_subtree *subtree);
 /* The server shows this as the ring of the subtree. */
 enum dovetail_status crypt_ring_arrive(struct crypt_context *context, const char *name, const void *data, size_t size);
-/* crypt-step.c: the ring that the replica shows, our own change of it included; malloc()ed. NULL: none. */
+/* crypt-step.c: the ring that the server has, as far as we know; malloc()ed. NULL: none. *pending_r: a write of our own waits. */
 enum dovetail_status
 crypt_ring_shown(struct dovetail *replica, const char *subtree, char **text_r, size_t *size_r, bool *pending_r);
 /* The new or changed ring (taken over) is the accepted one of the subtree (made if it is new), and goes into the queue. */

@@ -15,28 +15,22 @@
 enum dovetail_status
 crypt_ring_shown(struct dovetail *replica, const char *subtree, char **text_r, size_t *size_r, bool *pending_r)
 {
-	struct dovetail_entry entry;
 	enum dovetail_status status;
+	const void *data;
 	char *name;
 
 	*text_r = NULL;
-	*pending_r = false;
 	if (asprintf(&name, "%s" CRYPT_RING_ENTRY, subtree) < 0)
 		return replica_fail(replica, DOVETAIL_SYSTEM, "out of memory");
-	status = replica_get_raw(replica, "", name, &entry);
+	*pending_r = replica_is_pending(replica, "", name);
+	status = replica_get_server(replica, "", name, &data, size_r);
 	free(name);
-	if (status == DOVETAIL_NOT_FOUND || status == DOVETAIL_INVALID)
-		return DOVETAIL_OK;
-	if (status != DOVETAIL_OK)
+	if (status != DOVETAIL_OK || data == NULL)
 		return status;
-	*pending_r = (entry.flags & DOVETAIL_ENTRY_PENDING) != 0;
-	if (entry.data == NULL)
-		return DOVETAIL_OK;
-	*text_r = malloc(entry.size + 1);
+	*text_r = malloc(*size_r + 1);
 	if (*text_r == NULL)
 		return replica_fail(replica, DOVETAIL_SYSTEM, "out of memory");
-	memcpy(*text_r, entry.data, entry.size);
-	*size_r = entry.size;
+	memcpy(*text_r, data, *size_r);
 	return DOVETAIL_OK;
 }
 
@@ -190,10 +184,9 @@ static enum dovetail_status step_ring(struct crypt_context *context, struct cryp
 		return status;
 	if (text != NULL)
 		crypt_text_hash(text, size, hash);
-	if (pending) {
-		;
-	} else if (text == NULL || memcmp(hash, subtree->ring_hash, CRYPT_HASH_SIZE) != 0) {
-		status = step_ring_again(context, subtree, &known, text == NULL ? NULL : hash);
+	if (text == NULL || memcmp(hash, subtree->ring_hash, CRYPT_HASH_SIZE) != 0) {
+		if (!pending)
+			status = step_ring_again(context, subtree, &known, text == NULL ? NULL : hash);
 	} else {
 		*waits_r = false;
 		if (!crypt_ring_is_confirmed(&known, subtree)) {

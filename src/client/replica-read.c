@@ -155,6 +155,34 @@ enum dovetail_status replica_get_raw(struct dovetail *replica, const char *mailb
 	return status;
 }
 
+enum dovetail_status
+replica_get_server(struct dovetail *replica, const char *mailbox, const char *wire_name, const void **data_r, size_t *size_r)
+{
+	struct replica_value value;
+	enum dovetail_status status;
+	sqlite3_stmt *stmt;
+	char *p = NULL;
+
+	*data_r = NULL;
+	*size_r = 0;
+	stmt = replica_query(replica, "SELECT kind, value FROM entry WHERE mailbox = ?1 AND wire = ?2", "tt", mailbox, wire_name);
+	status = replica_step(replica, stmt, "read");
+	if (status != DOVETAIL_OK)
+		return status == DOVETAIL_NOT_FOUND ? DOVETAIL_OK : status;
+	replica_value_column(stmt, 0, 1, &value);
+	if (value.kind == REPLICA_VALUE) {
+		p = replica_holder_get(&replica->got_raw, value.size + 1);
+		if (p == NULL)
+			status = replica_no_memory(replica);
+		else if (value.size > 0)
+			memcpy(p, value.data, value.size);
+		*data_r = p;
+		*size_r = value.size;
+	}
+	(void)sqlite3_reset(stmt);
+	return status;
+}
+
 /* -- iterators */
 
 struct dovetail_iter {

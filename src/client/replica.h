@@ -151,7 +151,7 @@ struct replica_coded {
 	bool hidden;
 };
 /* Results are the codec's and valid until its next call. Callbacks may call replica_local_*(), replica_get_raw(),
-   replica_is_pending() and replica_fail(), nothing else. */
+   replica_get_server(), replica_is_pending() and replica_fail(), nothing else. */
 struct replica_codec {
 	void *context;
 	/* Called as each transaction and each iterator begins: what other handles have changed. May be NULL. */
@@ -186,6 +186,10 @@ enum dovetail_status replica_decode_again(struct dovetail *replica, const char *
 /* The entry as on the wire, by its wire name, with local writes. Valid until the next call of this function. */
 enum dovetail_status replica_get_raw(struct dovetail *replica, const char *mailbox, const char *wire_name,
 				     struct dovetail_entry *entry_r);
+/* The server's value below local writes; *data_r is NULL if there is none. Valid until the next call of this function and the
+   one before. */
+enum dovetail_status
+replica_get_server(struct dovetail *replica, const char *mailbox, const char *wire_name, const void **data_r, size_t *size_r);
 bool replica_is_readonly(const struct dovetail *replica);
 /* Is there a write on it, or a removal, that waits? false on failure, too. */
 bool replica_is_pending(struct dovetail *replica, const char *mailbox, const char *wire_name);

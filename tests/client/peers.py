@@ -55,10 +55,12 @@ class Peer:
         for s in [self.socket] + self.connections:
             with contextlib.suppress(OSError):
                 s.shutdown(socket.SHUT_RDWR)
-            s.close()
         for thread in self.threads:
             thread.join(30)
             assert not thread.is_alive()
+        # not before: a thread may be about to wait for it
+        for s in [self.socket] + self.connections:
+            s.close()
 
 
 def lines(connection):

@@ -45,6 +45,9 @@ class Terminal:
                 before, self.shown = self.shown[:match.end()], self.shown[match.end():]
                 return before.decode(errors="replace")
             data = self._read(max(0, deadline - time.monotonic()))
+            if not data:
+                # nobody else would
+                os.kill(self.pid, signal.SIGKILL)
             assert data, "%r was not shown: %r" % (text, self.shown)
             self.shown += data
 

@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 static const char *error;
@@ -330,6 +331,21 @@ static void key_file_put(const char *path, const char *text, mode_t mode)
 	close(fd);
 }
 
+static unsigned int files_synced, folders_synced;
+
+/* in the place of the system's */
+int fsync(int fd)
+{
+	struct stat st;
+
+	assert_int_equal(fstat(fd, &st), 0);
+	if (S_ISDIR(st.st_mode))
+		folders_synced++;
+	else
+		files_synced++;
+	return syscall(SYS_fsync, fd);
+}
+
 static void test_key_file(void **state)
 {
 	static const char key[] = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
@@ -348,8 +364,11 @@ static void test_key_file(void **state)
 	snprintf(path, sizeof(path), "%s/key", folder);
 	snprintf(other, sizeof(other), "%s/other", folder);
 	assert_int_equal(crypt_ring_slot_add(ring, "file", &secret, &test_env, &error), DOVETAIL_SYSTEM);
+	files_synced = folders_synced = 0;
 	assert_int_equal(dovetail_key_file_create(path, &text), DOVETAIL_OK);
 	assert_null(text);
+	assert_int_equal(files_synced, 1);
+	assert_int_equal(folders_synced, 1);
 	assert_int_equal(stat(path, &st), 0);
 	assert_int_equal(st.st_mode & 07777, 0600);
 	file = fopen(path, "r");

@@ -190,7 +190,8 @@ static void test_place(void **state)
 	assert_int_equal(count_files(".dovetail/tmp"), 0);
 }
 
-/* First what is in the file, before it has its place, then its place: the record, which is durable, must not know more than the folder. */
+/* First what is in the file, before it has its place, then its place: the record, which is durable, must not know more than the
+   folder. */
 static void is_durable(void)
 {
 	char tmp[200], expected[400];
@@ -537,7 +538,7 @@ static void test_race_with_who_saves_in_a_folder_that_becomes_a_file(void **stat
 static void test_record(void **state)
 {
 	struct mirror_base base = { .known = true, .stat = { .ino = UINT64_MAX, .size = 5, .mtime = -1, .ctime = 7 } }, got;
-	char path[200], name[MIRROR_ENTRY_MAX + 1], text[10];
+	char path[200], name[MIRROR_ENTRY_MAX + 1], text[20];
 	struct mirror_record record;
 	uint64_t count, known;
 	int64_t due;
@@ -547,13 +548,14 @@ static void test_record(void **state)
 	snprintf(path, sizeof(path), "%s/record.db", top);
 	assert_true(mirror_record_open(&record, path));
 	memset(base.hash, 7, sizeof(base.hash));
+	assert_true(mirror_record_begin_anew(&record, "id", "user at host"));
 	assert_true(mirror_record_put(&record, "b", &base));
 	assert_true(mirror_record_put(&record, "", &base));
-	assert_true(mirror_record_set_meta(&record, "key", "value"));
+	assert_true(mirror_record_intend(&record, "c", base.hash));
 	mirror_record_close(&record);
 	assert_true(mirror_record_open(&record, path));
-	assert_true(mirror_record_meta(&record, "key", text, sizeof(text)));
-	assert_string_equal(text, "value");
+	assert_true(mirror_record_meta(&record, "marker", text, sizeof(text)));
+	assert_string_equal(text, "id");
 	assert_true(mirror_record_meta(&record, "none", text, sizeof(text)));
 	assert_string_equal(text, "");
 	assert_true(mirror_record_get(&record, "b", &got));
@@ -561,7 +563,13 @@ static void test_record(void **state)
 	assert_memory_equal(got.hash, base.hash, sizeof(base.hash));
 	assert_true(mirror_stat_same(&got.stat, &base.stat));
 	assert_true(mirror_record_get(&record, "none", &got));
-	assert_false(got.known);
+	assert_false(got.known || got.intended);
+	assert_true(mirror_record_get(&record, "c", &got));
+	assert_true(!got.known && got.intended);
+	assert_memory_equal(got.intent, base.hash, sizeof(base.hash));
+	assert_true(mirror_record_remove(&record, "c"));
+	assert_true(mirror_record_get(&record, "c", &got));
+	assert_false(got.known || got.intended);
 	/* work in order, the top first; later ones wait */
 	assert_true(mirror_record_look(&record, "c", 5));
 	assert_true(mirror_record_look(&record, "c", 500));

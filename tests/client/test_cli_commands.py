@@ -381,7 +381,8 @@ def test_export_and_import(one, two, server, tmp_path, user):
 
 
 def test_all_octets_and_characters_come_through(one, two, tmp_path, server, user):
-    values = [bytes(range(256)), bytes(range(1, 128)), "".join(map(chr, range(1, 0x3000))).encode(), b"\0", b"\\u0000\"", b"\xed\xa0\x80"]
+    values = [bytes(range(256)), bytes(range(1, 128)), "".join(map(chr, range(1, 0x3000))).encode(), b"\0",
+              b"\\u0000\"", b"\xed\xa0\x80"]
     for i, value in enumerate(values):
         one.run("set", "--offline", "v%d" % i, input=value)
     other = Machine(tmp_path / "other", server, user + "-b")
@@ -458,12 +459,17 @@ GOOD = b'{"mailbox":"","entry":"/private/good","value":"1"}\n'
     (b'{"mailbox":"a\\u0000b","entry":"/private/a","value":"1"}', "a name has a NUL"),
     (b'{"mailbox":"","entry":"/private/a","value":"' + b"x" * 2000 + b'"}',
      "the value is larger than max_value of the account"),
+    (b'{"mailbox":"","entry":"/private/a/.Dovetail","value":"1"}', "names below .dovetail are reserved for keys"),
+    (b'{"mailbox":"","entry":"/private/a/.dovetailx/.dovetail/ring","value":"1"}',
+     "names below .dovetail are reserved for keys"),
     (b'{"mailbox":"","entry":"/private/a","value":"' + b"x" * 200000 + b'"}', "the line is too long"),
 ], ids=lambda value: value[:40].decode(errors="replace") if isinstance(value, bytes) else "")
 def test_import_of_a_bad_line_writes_nothing(one, server, user, line, message):
     one.account(host="127.0.0.1", port=server.port, tls="none", user=user, password="pass", max_value=1000)
-    error = one.error(USAGE, "import", input=GOOD * 3 + line + b"\n" + GOOD)
-    assert error == "line 4: %s; nothing has been written" % message
+    # more lines than are written as one set
+    good = b"".join(b'{"mailbox":"","entry":"/private/good/%d","value":"1"}\n' % i for i in range(103))
+    error = one.error(USAGE, "import", input=good + line + b"\n" + GOOD)
+    assert error == "line 104: %s; nothing has been written" % message
     assert one.out("ls", "-eA") == ""
 
 

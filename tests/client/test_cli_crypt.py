@@ -91,6 +91,14 @@ def test_secrets(one, two):
     assert len(one.out("secret", "list", "notes").splitlines()) == 1
     assert one.error(FAILED, "secret", "remove", "notes", "laptop")
     one.run("secret", "remove", "notes", lines[0].split("\t")[1], code=USAGE)
+    # the account file names one that was removed: it is said what helps
+    two.out("unlock", "notes", *COMMAND)
+    one.out("secret", "add", "notes", "laptop", "--passphrase-command", "echo another one")
+    one.out("secret", "remove", "notes", "first")
+    two.out("sync")
+    error = two.error(LOCKED, "get", "notes/a")
+    assert error.startswith(NOTES + ": ") and error.endswith('; "dovetail unlock" notes another one')
+    one.out("unlock", "notes", "--passphrase-command", "echo another one")
     # a new key, and one secret for it, which is noted in place of the old one
     one.out("rotate", "notes", "--label", "new", "--passphrase-command", "echo the third one")
     assert one.out("secret", "list", "notes").endswith("\tnew\n")

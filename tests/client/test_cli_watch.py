@@ -383,7 +383,7 @@ def test_a_signal_ends_the_command_too(one, two, tmp_path, watch):
 
 def test_a_command_that_does_not_end(one, two, tmp_path, watch):
     """A second signal is for one that ignores the first."""
-    w = watch(one, "--", script(tmp_path, "trap '' TERM\necho $$\nwhile :; do sleep 1; done\n"), json=False)
+    w = watch(one, "--", script(tmp_path, "trap '' TERM\necho $$\nexec sleep 60\n"), json=False)
     two.out("set", "a", "1")
     pid = int(w.line())
     w.process.send_signal(signal.SIGTERM)

@@ -2,8 +2,10 @@
 
 import os
 
+import pytest
+
 from cli import CONFIG
-from mirror import begin, conflicts, turns, until
+from mirror import conflicts, turns, until
 
 
 def test_conflict_keeps_both(pair):
@@ -133,18 +135,30 @@ def test_conflicting_versions_are_never_overwritten(pair):
     assert {b"edited", b"b0", b"b1", b"b2"} == set(conflicts(b).values())
 
 
-def test_conflict_in_a_change_set_does_not_hold_back_the_others(network, devices):
+@pytest.fixture
+def queued(network, devices):
+    """Two devices in step on n0 to n39. Called with what the first one does offline, which goes into one change set, and with how often
+    it then says a word; what it has queued is not sent yet."""
     a, b = (devices(name, on=network) for name in "ab")
     for n in range(40):
         a.write("n%d" % n, "base")
+    a.write("stays", "base")
     turns(a, b)
-    a.begin("-v")
-    network.go_down()
-    for n in range(40):
-        a.write("n%d" % n, "by a")
-    until(lambda: a.words().count("sent n") == 40)
-    a.kill()
-    network.come_up()
+
+    def change(how, word):
+        a.begin("-v")
+        network.go_down()
+        for n in range(40):
+            how(a, "n%d" % n)
+        until(lambda: a.words().count(word) == 40)
+        a.kill()
+        network.come_up()
+        return a, b
+    return change
+
+
+def test_conflict_in_a_change_set_does_not_hold_back_the_others(queued):
+    a, b = queued(lambda a, name: a.write(name, "by a"), "sent n")
     b.write("n7", "by b")
     b.once()
     before = a.position()
@@ -152,6 +166,13 @@ def test_conflict_in_a_change_set_does_not_hold_back_the_others(network, devices
     # what is left of the set, the conflicting version, and the files that were looked at alone before it
     assert a.position() - before <= 4
     b.once()
-    assert a.files() == b.files() and len(a.files()) == 41
+    assert a.files() == b.files() and len(a.files()) == 42
     assert a.read("n7") == b"by b" and list(conflicts(a).values()) == [b"by a"]
     assert all(b.read("n%d" % n) == b"by a" for n in range(40) if n != 7)
+
+
+def test_change_is_worth_more_than_a_removal_in_a_change_set(queued):
+    a, b = queued(lambda a, name: os.remove(a.path(name)), "sent removal n")
+    b.write("n7", "by b")
+    turns(b, a, b)
+    assert a.files() == b.files() == {b"n7": b"by b", b"stays": b"base"}

@@ -41,6 +41,9 @@ def test_killed_at_each_step(pair):
         if code == 0:
             break
         assert code == -signal.SIGKILL
+        # it goes on being edited, before anybody has looked
+        for name in ("changeda", "new%da" % step):
+            put(a, name, "%d again" % step)
         turns(a, b)
         below = {b"folderb/in": b"below"} if step % 4 in (0, 1) and step > 1 else {}
         for device in pair:
@@ -48,6 +51,22 @@ def test_killed_at_each_step(pair):
             assert {**expected, **below} == shown, (step, device.home)
     # it was killed that often
     assert step > 30
+
+
+def test_killed_at_each_step_of_the_first_start(devices):
+    step = code = 0
+    while step == 0 or code != 0:
+        step += 1
+        a = devices("a%d" % step)
+        a.write("x", "1")
+        subtree = ["--subtree", "s%d" % step]
+        code = a.run("mirror", "--once", *subtree, a.folder, code=None,
+                     env={"LD_PRELOAD": FAULT, "MIRROR_KILL_AT": str(step)}).returncode
+        assert code in (0, -signal.SIGKILL)
+        a.write("x", "again")
+        assert a.once(*subtree) == ""
+        assert a.files() == {b"x": b"again"}
+    assert step > 15
 
 
 def test_what_a_kill_has_left_goes_to_the_trash(devices):

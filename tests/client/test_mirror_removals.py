@@ -191,7 +191,7 @@ def test_trash_is_bounded_while_others_write(pair):
         a.write("x", b"%02d" % n * 150000)
         b.await_file("x", b"%02d" % n * 150000)
     # all but the last one were replaced: 4 MiB
-    assert sum(len(data) for versions in b.trash().values() for data in versions) <= 1 << 20
+    until(lambda: sum(len(data) for versions in b.trash().values() for data in versions) <= 1 << 20)
     end(a, b)
 
 
@@ -231,3 +231,24 @@ def test_mass_removal_by_others_ends_a_live_mirror(pair, client, user):
     assert len(b.files()) == 61
     b.once("--yes")
     assert set(b.files()) == {b"stays"} and len(b.trash()) == 60
+
+
+def test_reset_with_an_empty_server_ends_a_live_mirror(devices, server, client, user):
+    """Though it is fewer than may be removed otherwise: it is all."""
+    a = devices("a")
+    for n in range(5):
+        a.write("n%d" % n, "%d" % n)
+    a.begin("--json")
+    until(lambda: len(a.entries()) == 5)
+    until(lambda: '"live"' in a.words())
+    # it has not seen that they were removed, as if the server were another one
+    a.process.send_signal(signal.SIGSTOP)
+    names = b" ".join(b"%sn%d NIL" % (PREFIX.encode(), n) for n in range(5))
+    assert b" OK " in client(user).command(b'XMETASET "" (%s)' % names)[-1].line
+    assert server.doveadm("metasync", "new-epoch", "-u", user).returncode == 0
+    server.doveadm("kick", user)
+    a.process.send_signal(signal.SIGCONT)
+    assert a.process.wait(60) == MASS_REMOVAL
+    a.process = None
+    assert "5 of 5 files would be removed" in a.words()
+    assert len(a.files()) == 5

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from drive import NOT_HERE, PENDING, REFUSED, Driver
+from drive import NOT_HERE, PENDING, Driver
 from harness.imap import PATIENCE
 from syncing import A, ALL, B, C, LARGE, ROOT, live, settled
 

@@ -382,6 +382,29 @@ def test_token(dovecot, mechanism):
     fails("login", "the token command: it failed with exit code 1", **values, token_command="false")
 
 
+@pytest.mark.parametrize("offered, secret, chosen", [
+    ("PLAIN LOGIN XOAUTH2 OAUTHBEARER", "token_command", "OAUTHBEARER"), ("PLAIN LOGIN XOAUTH2", "token_command", "XOAUTH2"),
+    ("OAUTHBEARER LOGIN PLAIN", "password_command", "PLAIN"), ("XOAUTH2 LOGIN", "password_command", "LOGIN"),
+])
+def test_the_best_mechanism_of_both_sides(offered, secret, chosen):
+    tried = []
+
+    def serve(connection):
+        connection.sendall(b"* OK Hello\r\n")
+        for line in lines(connection):
+            tag, command, *words = line.decode().split(" ")
+            if command == "CAPABILITY":
+                offers = " ".join("AUTH=" + word for word in offered.split(" "))
+                connection.sendall(("* CAPABILITY IMAP4rev1 SASL-IR %s\r\n%s OK Done\r\n" % (offers, tag)).encode())
+            elif command == "AUTHENTICATE":
+                tried.append(words[0])
+                connection.sendall(tag.encode() + b" NO [AUTHENTICATIONFAILED] No\r\n")
+    with Peer(serve) as peer:
+        fails("login", "refuses the login", port=peer.port, tls="none", password=None, **{secret: "echo secret"})
+    # a refused token is never sent as a password
+    assert tried[0] == chosen and (secret == "password_command") == any(m in ("PLAIN", "LOGIN") for m in tried), tried
+
+
 def test_token_mechanism_not_there(make_server):
     server = make_server()
     fails("login", "no mechanism for this login", port=server.port, tls="none", password=None, token_command="echo x")
