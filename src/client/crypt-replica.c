@@ -301,13 +301,35 @@ unlock_kept(struct crypt_context *context, struct crypt_subtree *subtree, const 
 	return kept;
 }
 
+/* Is the accepted ring at least what the server has (text)? It is, or our own later one that waits; another device may have
+   changed the key meanwhile, though. */
+static bool kept_is_newer(const char *subtree, const struct crypt_known *known, const char *kept, size_t kept_size,
+			  const char *text, size_t size, bool pending)
+{
+	struct crypt_ring *ours, *theirs;
+	uint8_t hash[CRYPT_HASH_SIZE];
+	const char *error;
+	bool newer = false;
+
+	crypt_text_hash(text, size, hash);
+	if (known->seen && memcmp(hash, known->hash, CRYPT_HASH_SIZE) == 0)
+		return true;
+	if (!pending || crypt_ring_parse(subtree, kept, kept_size, NULL, &ours, &error) != DOVETAIL_OK)
+		return false;
+	if (crypt_ring_parse(subtree, text, size, NULL, &theirs, &error) == DOVETAIL_OK) {
+		newer = memcmp(ours->subtree_id, theirs->subtree_id, CRYPT_SUBTREE_ID_SIZE) == 0 && ours->epoch >= theirs->epoch;
+		crypt_ring_free(theirs);
+	}
+	crypt_ring_free(ours);
+	return newer;
+}
+
 /* The ring that the server shows, if it is as it should be; else the accepted one, with a notice. */
 static enum dovetail_status
 unlock_main(struct crypt_context *context, struct crypt_subtree *subtree, const struct dovetail_secret *secret)
 {
 	struct crypt_ring *ring = NULL;
 	struct crypt_known known;
-	uint8_t hash[CRYPT_HASH_SIZE];
 	enum dovetail_status status;
 	size_t size = 0, kept_size;
 	char *text, *kept = NULL;
@@ -318,19 +340,19 @@ unlock_main(struct crypt_context *context, struct crypt_subtree *subtree, const 
 		status = crypt_ring_shown(context->replica, subtree->name, &text, &size, &pending);
 	if (status != DOVETAIL_OK)
 		return status;
-	if (text != NULL)
-		crypt_text_hash(text, size, hash);
-	if (text != NULL && known.seen && memcmp(hash, known.hash, CRYPT_HASH_SIZE) == 0) {
-		/* nothing new: the accepted one is this, or our own later one */
+	if (text != NULL) {
 		status = crypt_text_get(context, "ring", subtree->name, &kept, &kept_size);
 		if (status != DOVETAIL_OK) {
 			free(text);
 			return status;
 		}
-		if (kept != NULL) {
+		if (kept != NULL && kept_is_newer(subtree->name, &known, kept, kept_size, text, size, pending)) {
 			free(text);
 			text = kept;
 			size = kept_size;
+		} else {
+			free(kept);
+			kept = NULL;
 		}
 	}
 	status = text == NULL ? DOVETAIL_DAMAGED : ring_open(context->replica, subtree->name, text, size, secret, &ring);
@@ -341,7 +363,7 @@ unlock_main(struct crypt_context *context, struct crypt_subtree *subtree, const 
 	} else if (status == DOVETAIL_OK) {
 		status = crypt_ring_accept(context, subtree, ring, text, size, kept == NULL);
 	}
-	if (status == DOVETAIL_DAMAGED || status == DOVETAIL_WRONG_KEY)
+	if (kept == NULL && (status == DOVETAIL_DAMAGED || status == DOVETAIL_WRONG_KEY))
 		status = unlock_kept(context, subtree, secret, &known, text, size, status);
 	free(text);
 	return status;
@@ -485,9 +507,10 @@ dovetail_rotate_key(struct dovetail *replica, const char *subtree, const char *l
 	if (status != DOVETAIL_OK)
 		return status;
 	free(text);
-	if (text != NULL && known->lost == NULL) {
-		return replica_fail(replica, DOVETAIL_LOCKED,
-				    "%s: writes wait here with keys that came too late: give their secret first", known->name);
+	if (text != NULL) {
+		return replica_fail(replica, known->lost == NULL ? DOVETAIL_LOCKED : DOVETAIL_BUSY,
+				    "%s: writes wait here with keys that came too late: %s first", known->name,
+				    known->lost == NULL ? "give their secret" : "synchronize");
 	}
 	status = crypt_ring_copy(known->ring, &copy, &error);
 	if (status == DOVETAIL_OK) {
