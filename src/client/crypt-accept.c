@@ -53,6 +53,45 @@ ring_confirm(struct crypt_context *context, const struct crypt_subtree *subtree,
 	return crypt_known_set(context, subtree->name, &known);
 }
 
+enum dovetail_status crypt_ring_note(struct crypt_context *context, const struct crypt_subtree *subtree)
+{
+	struct crypt_known known;
+	enum dovetail_status status = crypt_known_get(context, subtree->name, &known);
+	char *own, *more;
+	size_t size = 0;
+
+	if (status != DOVETAIL_OK || subtree->ring == NULL || crypt_ring_is_confirmed(&known, subtree))
+		return status;
+	status = crypt_text_get(context, "own", subtree->name, &own, &size);
+	if (status != DOVETAIL_OK)
+		return status;
+	if (own == NULL)
+		size = 0;
+	more = realloc(own, size + CRYPT_HASH_SIZE);
+	if (more == NULL) {
+		free(own);
+		return replica_fail(context->replica, DOVETAIL_SYSTEM, "out of memory");
+	}
+	memcpy(more + size, subtree->ring_hash, CRYPT_HASH_SIZE);
+	status = crypt_text_set(context, "own", subtree->name, more, size + CRYPT_HASH_SIZE);
+	free(more);
+	return status;
+}
+
+static bool own_find(struct crypt_context *context, const struct crypt_subtree *subtree, const uint8_t *hash)
+{
+	bool found = false;
+	size_t i, size;
+	char *own;
+
+	if (crypt_text_get(context, "own", subtree->name, &own, &size) != DOVETAIL_OK || own == NULL)
+		return false;
+	for (i = 0; i + CRYPT_HASH_SIZE <= size && !found; i += CRYPT_HASH_SIZE)
+		found = memcmp(own + i, hash, CRYPT_HASH_SIZE) == 0;
+	free(own);
+	return found;
+}
+
 enum dovetail_status
 crypt_ring_accept(struct crypt_context *context, struct crypt_subtree *subtree, struct crypt_ring *ring, const void *text,
 		  size_t size, bool confirmed)
@@ -64,6 +103,8 @@ crypt_ring_accept(struct crypt_context *context, struct crypt_subtree *subtree, 
 		status = crypt_text_set(context, "ring", subtree->name, text, size);
 		if (status == DOVETAIL_OK && confirmed)
 			status = ring_confirm(context, subtree, ring, text, size);
+		if (status == DOVETAIL_OK && confirmed)
+			status = crypt_text_set(context, "own", subtree->name, NULL, 0);
 	}
 	if (status != DOVETAIL_OK) {
 		crypt_ring_free(ring);
@@ -130,6 +171,8 @@ static enum dovetail_status ring_lose(struct crypt_context *context, struct cryp
 	free(text);
 	if (status == DOVETAIL_OK)
 		status = crypt_text_set(context, "ring", subtree->name, NULL, 0);
+	if (status == DOVETAIL_OK)
+		status = crypt_text_set(context, "own", subtree->name, NULL, 0);
 	if (status != DOVETAIL_OK)
 		return status;
 	crypt_ring_free(subtree->lost);
@@ -147,6 +190,8 @@ static enum dovetail_status
 ring_follow(struct crypt_context *context, struct crypt_subtree *subtree, const struct crypt_known *known, struct crypt_ring *ring,
 	    const void *data, size_t size, bool *taken_r)
 {
+	enum dovetail_status status = DOVETAIL_OK;
+	uint8_t hash[CRYPT_HASH_SIZE];
 	const char *error = NULL;
 
 	if (crypt_ring_follow(ring, subtree->ring, &error) != DOVETAIL_OK) {
@@ -158,11 +203,15 @@ ring_follow(struct crypt_context *context, struct crypt_subtree *subtree, const 
 		crypt_tell(context, DOVETAIL_NOTICE_ROLLBACK, "", subtree->name, CRYPT_ROLLED_BACK);
 	} else {
 		*taken_r = true;
-		return crypt_ring_accept(context, subtree, ring, data, size, true);
+		crypt_text_hash(data, size, hash);
+		if (!own_find(context, subtree, hash))
+			return crypt_ring_accept(context, subtree, ring, data, size, true);
+		/* our own, and a later one of ours follows it */
+		status = ring_confirm(context, subtree, ring, data, size);
 	}
 	if (*taken_r)
 		crypt_ring_free(ring);
-	return DOVETAIL_OK;
+	return status;
 }
 
 /* Takes a ring over if what is known allows it; else says why, and keeps the one that was accepted. */
@@ -176,8 +225,9 @@ ring_judge(struct crypt_context *context, struct crypt_subtree *subtree, const s
 
 	crypt_text_hash(data, size, hash);
 	if ((known->seen && memcmp(known->hash, hash, CRYPT_HASH_SIZE) == 0) ||
-	    (subtree->ring != NULL && memcmp(subtree->ring_hash, hash, CRYPT_HASH_SIZE) == 0)) {
-		/* nothing new */
+	    (subtree->ring != NULL && memcmp(subtree->ring_hash, hash, CRYPT_HASH_SIZE) == 0) ||
+	    (subtree->ring != NULL && subtree->ring->epoch > ring->epoch && own_find(context, subtree, hash))) {
+		/* nothing new; our own later one follows */
 		;
 	} else if (known->seen && (memcmp(known->subtree_id, ring->subtree_id, CRYPT_SUBTREE_ID_SIZE) != 0 ||
 				   ring->epoch < known->epoch)) {

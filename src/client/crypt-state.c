@@ -3,6 +3,7 @@
    crypt/subtrees                 their names, each with a NUL
    crypt/known/<subtree>          struct crypt_known
    crypt/ring/<subtree>           the accepted ring's text: what the server shows is not taken for granted
+   crypt/own/<subtree>            hashes of our own rings that went before it, and were not seen on the server
    crypt/lost/<subtree>           our own ring that came after another device's
    crypt/seen/<wire>//<mailbox>   struct crypt_seen
 

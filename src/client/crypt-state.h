@@ -100,7 +100,7 @@ enum dovetail_status crypt_seen_get(struct crypt_context *context, const char *m
 enum dovetail_status crypt_seen_set(struct crypt_context *context, const char *mailbox, const char *wire,
 				    const struct crypt_seen *seen);
 
-/* kind: "ring" (the accepted one's text), "lost". *text_r is malloc()ed, NULL: none. */
+/* kind: "ring" (the accepted one's text), "lost", "own" (hashes). *text_r is malloc()ed, NULL: none. */
 enum dovetail_status
 crypt_text_get(struct crypt_context *context, const char *kind, const char *subtree, char **text_r, size_t *size_r);
 enum dovetail_status
@@ -113,6 +113,9 @@ void crypt_text_hash(const void *text, size_t size, uint8_t hash[CRYPT_HASH_SIZE
 enum dovetail_status
 crypt_ring_accept(struct crypt_context *context, struct crypt_subtree *subtree, struct crypt_ring *ring, const void *text,
 		  size_t size, bool confirmed);
+/* Before our own ring takes the place of the accepted one: that is remembered until one is confirmed. It may be on the server
+   without our knowing, since answers can be lost. */
+enum dovetail_status crypt_ring_note(struct crypt_context *context, const struct crypt_subtree *subtree);
 /* Was the accepted ring seen on the server? Was one with its keys? Until then, nothing is sent that is sealed with them: another
    device may be first with others. */
 bool crypt_ring_is_confirmed(const struct crypt_known *known, const struct crypt_subtree *subtree);

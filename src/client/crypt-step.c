@@ -67,6 +67,9 @@ crypt_ring_store(struct crypt_context *context, const char *name, struct crypt_r
 		status = replica_fail(context->replica, status, "%s: %s", name, error);
 	/* The keys before the subtree, and both before the queue: after a crash in between there is no subtree without keys, and
 	   what did not get into the queue is for step_ring(). */
+	*subtree_r = crypt_subtree_find(context, name);
+	if (status == DOVETAIL_OK && *subtree_r != NULL)
+		status = crypt_ring_note(context, *subtree_r);
 	if (status == DOVETAIL_OK)
 		status = crypt_text_set(context, "ring", name, text, size);
 	if (status == DOVETAIL_OK)

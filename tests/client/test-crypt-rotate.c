@@ -321,6 +321,100 @@ static void test_rotation_waits(void **state)
 	free(right);
 }
 
+/* The next set goes out, and its answer is lost; perhaps it did not arrive. */
+static void lose_answer(struct devices *f, struct device *device)
+{
+	struct request request;
+	struct replica_set set;
+
+	catch_up(f, device);
+	if (replica_queue_next(device->replica, 0, DOVETAIL_RULE_LINES, NULL, NULL, &set) != DOVETAIL_OK)
+		return;
+	request_set(&request, &set);
+	if (rnd(2) == 0)
+		(void)server_apply(&f->server, &request);
+	request_free(&request);
+	must(device->replica, replica_queue_again(device->replica, set.id));
+}
+
+static void unlock_any(struct devices *f, struct device *device)
+{
+	unsigned int key;
+
+	for (key = 0; key < 3; key++)
+		(void)unlock(f, device, key);
+}
+
+/* Secrets and keys change on both devices at any time, with crashes and lost answers: what was written is there at the end, can
+   be read by both, and no device has accused the server. */
+static void test_anything(void **state)
+{
+	struct devices *f = *state;
+	struct device *devices[] = { &f->a, &f->b }, *one;
+	bool written[30] = { false };
+	char name[64], value[64], label[16], *seen;
+	unsigned int i, count = 0;
+
+	both(f, rnd(2) == 0);
+	for (i = 0; i < 150; i++) {
+		const struct dovetail_secret secret = secret_of(f, rnd(3));
+
+		one = devices[rnd(2)];
+		snprintf(label, sizeof(label), "%u", i);
+		switch (rnd(9)) {
+		case 0:
+			device_sync(f, one);
+			break;
+		case 1:
+			lose_answer(f, one);
+			break;
+		case 2:
+			device_reopen(one);
+			unlock_any(f, one);
+			break;
+		case 3:
+			if (rnd(3) == 0)
+				(void)dovetail_rotate_key(one->replica, S, label, &secret);
+			break;
+		case 4:
+			(void)dovetail_secret_add(one->replica, S, label, &secret);
+			break;
+		case 5:
+			unlock_any(f, one);
+			break;
+		case 6:
+			catch_up(f, one);
+			(void)send_sets(f, one, rnd(3));
+			break;
+		default:
+			if (count == 30)
+				break;
+			snprintf(name, sizeof(name), S "/%u", count);
+			snprintf(value, sizeof(value), "value %u", count);
+			written[count++] = dovetail_set(one->replica, "", name, value, strlen(value)) == DOVETAIL_OK;
+		}
+	}
+	for (i = 0; i < 12; i++) {
+		device_sync(f, devices[i % 2]);
+		unlock_any(f, devices[i % 2]);
+	}
+	device_sync(f, &f->a);
+	device_sync(f, &f->b);
+	seen = strdup(all(f->a.replica));
+	assert_string_equal(all(f->b.replica), seen);
+	assert_null(strstr(seen, "DAMAGED"));
+	assert_null(strstr(seen, "LOCKED"));
+	for (i = 0; i < count; i++) {
+		snprintf(value, sizeof(value), "=value %u;", i);
+		assert_true(!written[i] || strstr(seen, value) != NULL);
+	}
+	for (i = 0; i < 2; i++) {
+		assert_int_equal(replica_queue_count(devices[i]->replica), 0);
+		assert_null(strstr(notices(devices[i]), "rollback"));
+	}
+	free(seen);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -337,7 +431,9 @@ int main(void)
 		TEST(test_rotation_and_secret),
 		TEST(test_ring_made_up),
 		TEST(test_rotation_waits),
+		TEST(test_anything),
 	};
 
+	rnd_start();
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
