@@ -321,6 +321,76 @@ static void test_rotation_waits(void **state)
 	free(right);
 }
 
+/* A secret was added, the answer was lost, and another one is added: both stay. */
+static void test_secret_answer_lost(void **state)
+{
+	struct devices *f = *state;
+	const struct dovetail_secret second = secret_of(f, 1), third = secret_of(f, 2);
+	struct request request;
+	struct replica_set set;
+	char text[256] = "";
+
+	both(f, false);
+	must(f->a.replica, dovetail_secret_add(f->a.replica, S, "second", &second));
+	catch_up(f, &f->a);
+	must(f->a.replica, replica_queue_next(f->a.replica, 0, DOVETAIL_RULE_LINES, NULL, NULL, &set));
+	request_set(&request, &set);
+	assert_int_equal(server_apply(&f->server, &request), ANSWER_OK);
+	request_free(&request);
+	must(f->a.replica, replica_queue_again(f->a.replica, set.id));
+	must(f->a.replica, dovetail_secret_add(f->a.replica, S, "third", &third));
+	device_sync(f, &f->a);
+	must(f->a.replica, dovetail_secret_each(f->a.replica, S, collect, text));
+	assert_string_equal(text, "first/key-file;second/key-file;third/key-file;");
+	assert_string_equal(notices(&f->a), "");
+}
+
+/* Two rotations, of which the first has arrived: its secret does not bring it back over the second, nor lose what was written with that. */
+static void test_rotated_twice(void **state)
+{
+	struct devices *f = *state;
+	const struct dovetail_secret second = secret_of(f, 1), third = secret_of(f, 2);
+
+	both(f, false);
+	must(f->a.replica, dovetail_rotate_key(f->a.replica, S, "second", &second));
+	catch_up(f, &f->a);
+	assert_int_equal(send_sets(f, &f->a, 1), 1);
+	must(f->a.replica, dovetail_rotate_key(f->a.replica, S, "third", &third));
+	put(f->a.replica, "", S "/x", "ex");
+	assert_int_equal(unlock(f, &f->a, 1), DOVETAIL_WRONG_KEY);
+	device_reopen(&f->a);
+	assert_int_equal(unlock(f, &f->a, 1), DOVETAIL_WRONG_KEY);
+	assert_int_equal(unlock(f, &f->a, 2), DOVETAIL_OK);
+	device_sync(f, &f->a);
+	device_sync(f, &f->b);
+	assert_int_equal(unlock(f, &f->b, 2), DOVETAIL_OK);
+	assert_string_equal(get(f->b.replica, "", S "/x"), "ex");
+}
+
+/* Another handle of the replica has the old key still, after the new one has come by the first. */
+static void test_rotation_and_two_handles(void **state)
+{
+	struct devices *f = *state;
+	const struct dovetail_secret second = secret_of(f, 1);
+	struct device other = { .notices = "" };
+
+	both(f, false);
+	strcpy(other.path, f->b.path);
+	other.replica = must_open(other.path, 0);
+	assert_int_equal(unlock(f, &other, 0), DOVETAIL_OK);
+	must(f->a.replica, dovetail_rotate_key(f->a.replica, S, "second", &second));
+	device_sync(f, &f->a);
+	device_sync(f, &f->b);
+	put(other.replica, "", S "/x", "ex");
+	device_sync(f, &other);
+	assert_null(server_find(&f->server, "", S "/x"));
+	assert_int_equal(unlock(f, &other, 1), DOVETAIL_OK);
+	device_sync(f, &other);
+	device_sync(f, &f->a);
+	assert_string_equal(get(f->a.replica, "", S "/x"), "ex");
+	dovetail_close(other.replica);
+}
+
 /* The next set goes out, and its answer is lost; perhaps it did not arrive. */
 static void lose_answer(struct devices *f, struct device *device)
 {
@@ -431,6 +501,9 @@ int main(void)
 		TEST(test_rotation_and_secret),
 		TEST(test_ring_made_up),
 		TEST(test_rotation_waits),
+		TEST(test_secret_answer_lost),
+		TEST(test_rotated_twice),
+		TEST(test_rotation_and_two_handles),
 		TEST(test_anything),
 	};
 
