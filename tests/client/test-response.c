@@ -285,9 +285,10 @@ static void test_list(void **state)
 
 static void test_namespaces(void **state)
 {
-	static const char *const broken[] = { "", "NIL", "NIL NIL", "NIL NIL NIL ", "NIL NIL NIL NIL", "() NIL NIL", "((\"\" \"/\") NIL NIL",
-					      "((\"\" \"/\")) NIL NIL)", "(\"\" \"/\") NIL NIL", "((x \"/\")) NIL NIL", "((\"x)) NIL NIL",
-					      "((\"x\" \"/) NIL NIL" };
+	static const char *const broken[] = { "", "NIL", "NIL NIL", "NIL NIL NIL ", "NIL NIL NIL NIL", "() NIL NIL",
+		"((\"\" \"/\") NIL NIL",
+					      "((\"\" \"/\")) NIL NIL)", "(\"\" \"/\") NIL NIL", "((x \"/\")) NIL NIL",
+					      "((\"x)) NIL NIL", "((\"x\" \"/) NIL NIL" };
 	char line[64];
 	unsigned int i;
 
@@ -301,7 +302,8 @@ static void test_namespaces(void **state)
 	for (i = 0; i < sizeof(broken) / sizeof(broken[0]); i++) {
 		snprintf(line, sizeof(line), "* NAMESPACE %s\r\n", broken[i]);
 		check(line, strncmp(broken[i], "((\"\"", 4) == 0 ?
-		      "namespace|personal|\nerror|a NAMESPACE response that is none\n" : "error|a NAMESPACE response that is none\n");
+		      "namespace|personal|\nerror|a NAMESPACE response that is none\n" :
+		      "error|a NAMESPACE response that is none\n");
 	}
 }
 

@@ -171,7 +171,8 @@ def test_a_value_larger_than_the_server_takes(make_server, user, tmp_path):
     # it is known by now what the server takes
     assert machine.error(REFUSED, "set", "b", input=b"x" * 1001) \
         == "b: the value of %sb has 1001 octets, the server takes 1000" % PREFIX
-    lines = "".join('{"mailbox": "", "entry": "%s%s", "value": "%s"}\n' % (PREFIX, name, "x" * size) for name, size in (("c", 1), ("d", 1001)))
+    lines = "".join('{"mailbox": "", "entry": "%s%s", "value": "%s"}\n' % (PREFIX, name, "x" * size)
+                    for name, size in (("c", 1), ("d", 1001)))
     assert "line 2: the value of %sd has 1001 octets" % PREFIX in machine.error(REFUSED, "import", input=lines)
     assert machine.out("ls") == ""
     Machine(tmp_path / "n", server, user).out("set", "a", "small")
