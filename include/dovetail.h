@@ -363,7 +363,8 @@ struct dovetail_sync_options {
    synchronized already. options and callbacks may be NULL. */
 enum dovetail_status
 dovetail_sync_once(struct dovetail *replica, const struct dovetail_account *account,
-		   const struct dovetail_sync_options *options, const struct dovetail_callbacks *callbacks, void *context, int stop_fd);
+		   const struct dovetail_sync_options *options, const struct dovetail_callbacks *callbacks, void *context,
+		   int stop_fd);
 
 /* Keeps them in step, in the caller's event loop:
 
@@ -436,7 +437,8 @@ dovetail_secret_add(struct dovetail *replica, const char *subtree, const char *l
 enum dovetail_status dovetail_secret_remove(struct dovetail *replica, const char *subtree, const char *label);
 /* kind: "passphrase" or "key-file". LOCKED: the subtree was never unlocked in this replica. */
 enum dovetail_status
-dovetail_secret_each(struct dovetail *replica, const char *subtree, bool (*each)(void *context, const char *label, const char *kind), void *context);
+dovetail_secret_each(struct dovetail *replica, const char *subtree,
+		     bool (*each)(void *context, const char *label, const char *kind), void *context);
 /* A new data key for all that is written from now on, and all that is there is written anew. Wrapped for the given secrets only:
    others are removed. */
 enum dovetail_status

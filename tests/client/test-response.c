@@ -285,10 +285,10 @@ static void test_list(void **state)
 
 static void test_namespaces(void **state)
 {
-	static const char *const broken[] = { "", "NIL", "NIL NIL", "NIL NIL NIL ", "NIL NIL NIL NIL", "() NIL NIL",
-		"((\"\" \"/\") NIL NIL",
-					      "((\"\" \"/\")) NIL NIL)", "(\"\" \"/\") NIL NIL", "((x \"/\")) NIL NIL",
-					      "((\"x)) NIL NIL", "((\"x\" \"/) NIL NIL" };
+	static const char *const broken[] = {
+		"", "NIL", "NIL NIL", "NIL NIL NIL ", "NIL NIL NIL NIL", "() NIL NIL", "((\"\" \"/\") NIL NIL",
+		"((\"\" \"/\")) NIL NIL)", "(\"\" \"/\") NIL NIL", "((x \"/\")) NIL NIL", "((\"x)) NIL NIL", "((\"x\" \"/) NIL NIL"
+	};
 	char line[64];
 	unsigned int i;
 
