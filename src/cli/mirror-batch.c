@@ -373,7 +373,7 @@ static bool record_sent(struct mirror *mirror, const struct mirror_item *item)
 	enum mirror_sent sent;
 
 	return mirror_record_sent(record, item->name, &sent) && (sent == MIRROR_SENT_ALONE ||
-		mirror_record_set_sent(record, item->name, mirror->batch.sends > 1 ? MIRROR_SENT_WITH_OTHERS : MIRROR_SENT_NOT));
+		mirror_record_set_sent(record, item->name, mirror->batch.sends > 1 ? MIRROR_SENT_WITH_OTHERS : MIRROR_SENT_ONLY));
 }
 
 static bool record_one(struct mirror *mirror, const struct mirror_item *item)

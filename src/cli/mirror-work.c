@@ -75,19 +75,17 @@ static int refused_again(struct mirror *mirror)
 
 	for (i = 0; i < mirror->refused_count; i++) {
 		refused = &mirror->refused[i];
-		if (!refused->noted || (mirror->refused_tried && refused->sent != MIRROR_SENT_WITH_OTHERS))
+		if (!refused->noted || refused->sent == MIRROR_SENT_ONLY || refused->sent == MIRROR_SENT_ALONE)
 			continue;
 		mirror_full(mirror, refused->name, full);
 		status = dovetail_refused_forget(mirror->cli->replica, mirror->mailbox, full);
 		if (status != DOVETAIL_OK && status != DOVETAIL_NOT_FOUND)
 			return cli_fail(mirror->cli, status, NULL);
-		if ((refused->sent == MIRROR_SENT_WITH_OTHERS &&
-		     !mirror_record_set_sent(&mirror->record, refused->name, MIRROR_SENT_ALONE)) ||
+		if (!mirror_record_set_sent(&mirror->record, refused->name, MIRROR_SENT_ALONE) ||
 		    !mirror_record_look(&mirror->record, refused->name, mirror_now()))
 			return mirror_fail_record(mirror);
 		mirror->failures += refused->sent == MIRROR_SENT_WITH_OTHERS;
 	}
-	mirror->refused_tried = true;
 	return CLI_OK;
 }
 

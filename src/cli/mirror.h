@@ -85,7 +85,6 @@ struct mirror {
 	/* sorted by name */
 	struct mirror_refused *refused;
 	size_t refused_count;
-	bool refused_tried;
 	/* of the step now: what could not be done and is to be tried again */
 	uint64_t failures;
 	/* one is more than the server takes */

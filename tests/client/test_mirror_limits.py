@@ -8,6 +8,7 @@ import pytest
 
 from cli import DOVETAIL, FAILED, REFUSED
 from mirror import FAULT, begin, conflicts, end, turns, until
+from proxy import Proxy
 
 
 def test_too_large_for_the_server(make_server, devices):
@@ -170,6 +171,27 @@ def test_refused_in_a_change_set_does_not_hold_back_the_others(make_server, devi
     until(lambda: b.files() == dict.fromkeys(there, b"y"))
     assert len(a.files()) == 30
     end(a, b)
+
+
+def test_refused_file_that_is_in_use_is_not_replaced(make_server, devices):
+    """The server's value is older than the file, and may not take its place when the refusal is forgotten to try again."""
+    own = make_server(plugin={"metasync_limit_value": "1000"})
+    with Proxy(own.port) as network:
+        a = devices("a", on=network)
+        a.write("x", "base")
+        a.once()
+        a.begin("-v")
+        network.go_down()
+        a.write("x", "y" * 2000)
+        until(lambda: "sent x" in a.words())
+        a.kill()
+        network.come_up()
+        with open(a.path("x"), "ab"):
+            a.begin()
+            until(lambda: "refused: x" in a.words() and "x: somebody has it open" in a.words())
+        until(lambda: a.words().count("refused: x") == 2)
+        assert a.read("x") == b"y" * 2000
+        a.end()
 
 
 def test_locked_in_a_change_set_does_not_hold_back_the_others(pair):
