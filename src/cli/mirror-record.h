@@ -72,8 +72,8 @@ bool mirror_record_due(struct mirror_record *record, int64_t *due_r);
 bool mirror_record_busy(struct mirror_record *record, const char *name, int64_t now, int64_t *since_r);
 bool mirror_record_not_busy(struct mirror_record *record, const char *name);
 
-/* How its last write in this run was sent: not at all, with others, as the only one, or by itself since it was refused before, which it
-   stays then. */
+/* How its last write in this run was sent: not at all, with others, as the only one, or by itself since it was refused before,
+   which it stays then. */
 enum mirror_sent { MIRROR_SENT_NOT, MIRROR_SENT_WITH_OTHERS, MIRROR_SENT_ONLY, MIRROR_SENT_ALONE };
 bool mirror_record_set_sent(struct mirror_record *record, const char *name, enum mirror_sent how);
 bool mirror_record_sent(struct mirror_record *record, const char *name, enum mirror_sent *how_r);

@@ -125,9 +125,15 @@ static void on_progress(void *context, uint64_t entries, uint64_t bytes, uint64_
 static void on_notice(void *context, enum dovetail_notice notice, const char *mailbox, const char *entry, const char *text)
 {
 	struct mirror *mirror = context;
+	const char *name = entry != NULL && mailbox != NULL ? mirror_short(mirror, mailbox, entry) : NULL;
+	enum mirror_sent sent = MIRROR_SENT_NOT;
 
-	cli_on_notice(mirror->cli, notice, mailbox, entry, text);
-	if (entry != NULL && mailbox != NULL)
+	/* what was refused with others is tried by itself, and told if it is refused then */
+	if (notice == DOVETAIL_NOTICE_REFUSED && name != NULL && !mirror_record_sent(&mirror->record, name, &sent))
+		mirror->failed = mirror_fail_record(mirror);
+	if (notice != DOVETAIL_NOTICE_REFUSED || sent != MIRROR_SENT_WITH_OTHERS)
+		cli_on_notice(mirror->cli, notice, mailbox, entry, text);
+	if (name != NULL)
 		look_entry(mirror, mailbox, entry);
 }
 

@@ -164,18 +164,19 @@ def test_refused_in_a_change_set_does_not_hold_back_the_others(make_server, devi
         a.write("n%02d" % n, "x")
     a.begin()
     b.begin()
-    until(lambda: len(b.files()) == 28)
+    until(lambda: len(b.files()) == 28 and a.words().count("refused: n") == 2)
     there = set(b.files())
     for n in range(30):
         a.write("n%02d" % n, "y")
     until(lambda: b.files() == dict.fromkeys(there, b"y"))
+    until(lambda: a.words().count("refused: n") == 4)
     assert len(a.files()) == 30
     end(a, b)
 
 
 def test_refused_file_that_is_in_use_is_not_replaced(make_server, devices):
     """The server's value is older than the file, and may not take its place when the refusal is forgotten to try again."""
-    own = make_server(plugin={"metasync_limit_value": "1000"})
+    own = make_server(plugin={"metasync_limit_bytes": "1000"})
     with Proxy(own.port) as network:
         a = devices("a", on=network)
         a.write("x", "base")
