@@ -62,6 +62,8 @@ static int later(struct mirror *mirror, const char *name, int64_t retry)
 {
 	if (retry != RETRY_LEFT_ALONE)
 		mirror->failures++;
+	if (retry == RETRY_FAILED)
+		mirror->stuck++;
 	return mirror_record_look(&mirror->record, name, mirror_now() + retry) ? CLI_OK : mirror_fail_record(mirror);
 }
 

@@ -18,6 +18,8 @@
 /* Passes of --once until it is given up: somebody changes things all the time */
 #define PASSES 20
 #define PASS_WAIT 300
+/* and if nothing is left but what the system does not allow */
+#define PASSES_STUCK 3
 
 enum { FD_SIGNAL, FD_SYNC, FD_WATCH, FD_OUTPUT, FD_COUNT };
 
@@ -190,7 +192,7 @@ static int sync_once(struct mirror *mirror, const struct dovetail_account *serve
 }
 
 /* *left_r: something is still to be done or sent. */
-static int once_left(struct mirror *mirror, bool *left_r)
+static int once_left(struct mirror *mirror, unsigned int pass, bool *left_r)
 {
 	struct dovetail_counts counts;
 	enum dovetail_status status;
@@ -198,7 +200,7 @@ static int once_left(struct mirror *mirror, bool *left_r)
 	status = dovetail_get_counts(mirror->cli->replica, &counts);
 	if (status != DOVETAIL_OK)
 		return cli_fail(mirror->cli, status, NULL);
-	*left_r = counts.pending > 0 || mirror->failures > 0;
+	*left_r = counts.pending > 0 || mirror->failures > mirror->stuck || (mirror->stuck > 0 && pass < PASSES_STUCK);
 	return CLI_OK;
 }
 
@@ -243,7 +245,7 @@ int mirror_run_once(struct mirror *mirror)
 			break;
 		}
 		ret = sync_once(mirror, &server);
-		mirror->failures = 0;
+		mirror->failures = mirror->stuck = 0;
 		mirror->limited = false;
 		mirror->compare = true;
 		mirror->scan_at = mirror_now();
@@ -255,7 +257,7 @@ int mirror_run_once(struct mirror *mirror)
 		if (ret == CLI_OK && cli_signals_got(mirror->cli) != 0)
 			ret = 128 + mirror->cli->signal;
 		if (ret == CLI_OK)
-			ret = once_left(mirror, &left);
+			ret = once_left(mirror, pass + 1, &left);
 	}
 	cli_signals_end(mirror->cli);
 	mirror_trash_prune(&mirror->dir, mirror->trash_days, mirror->trash_bytes);

@@ -87,6 +87,8 @@ struct mirror {
 	size_t refused_count;
 	/* of the step now: what could not be done and is to be tried again */
 	uint64_t failures;
+	/* those of them that will not go away in a moment: no rights, no room on the disk */
+	uint64_t stuck;
 	/* one is more than the server takes */
 	bool limited;
 	/* folders that the last comparison could not read */
