@@ -237,7 +237,7 @@ int mirror_batch_send(struct mirror *mirror, const char *name, const char *path,
 
 	if (!mirror_record_sent(&mirror->record, name, &sent))
 		return mirror_fail_record(mirror);
-	if (batch->sends > 0 && (sent == MIRROR_SENT_ALONE || batch->line > SEND_LINE ||
+	if (batch->sends > 0 && (sent == MIRROR_SENT_ALONE || batch->line > SEND_LINE || batch->sends >= mirror->max_sends ||
 				 (data != NULL && batch->bytes + file->size > SEND_BYTES)))
 		ret = mirror_batch_flush(mirror);
 	if (ret == CLI_OK)
@@ -249,27 +249,31 @@ int mirror_batch_send(struct mirror *mirror, const char *name, const char *path,
 
 /* ---- Doing ---- */
 
-/* The set was not taken: nothing of it is in the replica. An entry that is not wanted shows when each goes by itself. */
+/* The set was not taken: nothing of it is in the replica. It has more entries than the server takes, or one that is not wanted,
+   which shows when each goes by itself. */
 static int sends_failed(struct mirror *mirror, enum dovetail_status status, size_t sends)
 {
-	bool split = sends > 1 && (status == DOVETAIL_INVALID || status == DOVETAIL_LIMIT || status == DOVETAIL_LOCKED ||
-				   status == DOVETAIL_DAMAGED || status == DOVETAIL_WRONG_KEY);
+	bool halve = sends > 1 && status == DOVETAIL_LIMIT;
+	bool split = sends > 1 && (status == DOVETAIL_INVALID || status == DOVETAIL_LOCKED || status == DOVETAIL_DAMAGED ||
+				   status == DOVETAIL_WRONG_KEY);
 	struct mirror_item *item;
 	bool told = false;
 	int ret = CLI_OK;
 	size_t i;
 
+	if (halve)
+		mirror->max_sends = sends / 2;
 	for (i = 0; i < mirror->batch.count && ret == CLI_OK; i++) {
 		item = &mirror->batch.items[i];
 		if (item->action != MIRROR_SEND)
 			continue;
 		item->failed = true;
 		/* a full disk is told once, not for each file */
-		if (!split && told)
+		if (!split && !halve && told)
 			ret = later(mirror, item->name, RETRY_FAILED);
-		else if (!split)
+		else if (!split && !halve)
 			ret = mirror_replica_failed(mirror, item->name, item->path, status);
-		else if (!mirror_record_set_sent(&mirror->record, item->name, MIRROR_SENT_ALONE) ||
+		else if ((split && !mirror_record_set_sent(&mirror->record, item->name, MIRROR_SENT_ALONE)) ||
 			 !mirror_record_look(&mirror->record, item->name, mirror_now()))
 			ret = mirror_fail_record(mirror);
 		else

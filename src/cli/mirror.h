@@ -94,6 +94,8 @@ struct mirror {
 	/* folders that the last comparison could not read */
 	uint64_t unreadable;
 	struct mirror_batch batch;
+	/* entries in a change set: fewer than MIRROR_BATCH_MAX once the server has turned out to take fewer */
+	size_t max_sends;
 	/* what the replica has, with what is to be sent: for the caps */
 	uint64_t entries, bytes;
 	/* something was busy; names that begin with a dot were told of */

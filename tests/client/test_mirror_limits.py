@@ -146,6 +146,18 @@ def test_many_files_are_few_change_sets(pair):
     assert a.position() - before <= 2 and a.files() == b.files()
 
 
+def test_change_sets_are_no_larger_than_the_server_takes(make_server, devices):
+    own = make_server(plugin={"metasync_limit_set": "30"})
+    a, b = (devices(name, on=own) for name in "ab")
+    a.once()
+    before = a.position()
+    for n in range(200):
+        a.write("n%d" % n, "%d" % n)
+    assert a.once() == ""
+    b.once()
+    assert a.files() == b.files() and 7 <= a.position() - before <= 10
+
+
 def test_long_names_do_not_make_lines_too_long(make_server, devices):
     """Each entry's name has nearly 1,000 octets: a hundred of them in one command would be more than a line may have."""
     plain = make_server(plugins=False, extra="mail_attribute_dict = file:%h/attributes\n")
