@@ -277,7 +277,8 @@ int cmd_mirror(struct cli *cli)
 {
 	struct mirror mirror = {
 		.cli = cli, .max_sends = MIRROR_BATCH_MAX,
-		.max_entries = MAX_ENTRIES, .max_bytes = MAX_BYTES, .max_value = MAX_VALUE, .max_removals = MAX_REMOVALS, .trash_days = TRASH_DAYS,
+		.max_entries = MAX_ENTRIES, .max_bytes = MAX_BYTES, .max_value = MAX_VALUE, .max_removals = MAX_REMOVALS,
+		.trash_days = TRASH_DAYS,
 		.dir = { .root_fd = -1, .own_fd = -1, .tmp_fd = -1, .trash_fd = -1, .lock_fd = -1 }
 	};
 	const char *subtree = "", *trash = NULL;
