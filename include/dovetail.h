@@ -192,6 +192,9 @@ dovetail_changes_add(struct dovetail_changes *changes, const char *mailbox, cons
    nothing is written. */
 enum dovetail_status
 dovetail_changes_expect(struct dovetail_changes *changes, const char *mailbox, const char *name, const void *data, size_t size);
+/* What commit would return now, with nothing written: names, limits (also of what is encrypted), keys, what is expected. The change
+   set stays as it is. What depends on the server alone (rights, quota) is not seen here. */
+enum dovetail_status dovetail_changes_check(struct dovetail_changes *changes);
 enum dovetail_status dovetail_changes_commit(struct dovetail_changes *changes);
 void dovetail_changes_abort(struct dovetail_changes *changes);
 

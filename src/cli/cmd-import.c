@@ -48,61 +48,36 @@ static bool is_ours(const struct import *import, const struct import_line *line)
 
 /* ---- First: looking at all lines ---- */
 
-/* Where the library keeps the keys of encrypted subtrees. dovetail_get() knows of no such entry; it is writing that is refused. */
-static bool is_reserved(const char *entry)
-{
-	static const char keys[] = "/.dovetail";
-
-	for (entry = strcasestr(entry, keys); entry != NULL; entry = strcasestr(entry + 1, keys)) {
-		if (strchr("/", entry[strlen(keys)]) != NULL)
-			return true;
-	}
-	return false;
-}
-
-/* What the server takes. */
-static int import_check_limits(struct import *import, const struct import_line *line)
+/* What the library says of it: its name, whether the replica covers it, keys, what the server takes. */
+static enum dovetail_status import_try(struct import *import, const struct import_line *line)
 {
 	struct dovetail_changes *changes;
 	enum dovetail_status status;
 
 	status = dovetail_changes_begin(import->cli->replica, &changes);
-	if (status == DOVETAIL_OK) {
+	if (status == DOVETAIL_OK)
 		status = dovetail_changes_add(changes, line->mailbox, line->entry, line->data, line->size);
-		dovetail_changes_abort(changes);
-	}
-	if (status == DOVETAIL_LIMIT) {
-		import_bad(import, dovetail_error(import->cli->replica));
-		return CLI_REFUSED;
-	}
-	return status == DOVETAIL_OK ? CLI_OK : cli_fail(import->cli, status, line->entry);
+	if (status == DOVETAIL_OK)
+		status = dovetail_changes_check(changes);
+	dovetail_changes_abort(changes);
+	return status;
 }
 
 static int import_check(struct import *import, const struct import_line *line)
 {
-	struct dovetail_entry entry;
 	enum dovetail_status status;
 
 	if (!is_ours(import, line)) {
 		import->others++;
 		return CLI_OK;
 	}
-	if (is_reserved(line->entry))
-		return import_bad(import, "names below .dovetail are reserved for keys");
 	if (line->size > import->value_max)
 		return import_bad(import, "the value is larger than max_value of the account");
-	/* the library's rules of names, and whether the replica covers it */
-	status = dovetail_get(import->cli->replica, line->mailbox, line->entry, &entry);
-	if (status == DOVETAIL_INVALID)
-		return import_bad(import, dovetail_error(import->cli->replica));
-	if (status != DOVETAIL_OK && status != DOVETAIL_NOT_FOUND)
-		return cli_fail(import->cli, status, line->entry);
-	if (status == DOVETAIL_OK && (entry.flags & DOVETAIL_ENTRY_LOCKED) != 0) {
-		cli_error(import->cli, "line %llu: %s is encrypted, and locked; nothing has been written", import->number,
-			  line->entry);
-		return CLI_LOCKED;
-	}
-	return import_check_limits(import, line);
+	status = import_try(import, line);
+	if (status == DOVETAIL_OK)
+		return CLI_OK;
+	import_bad(import, dovetail_error(import->cli->replica));
+	return cli_exit_of(status);
 }
 
 /* ---- Second: writing ---- */

@@ -28,7 +28,7 @@ struct dovetail_changes {
 	struct change *changes;
 	size_t count, allocated, writes;
 
-	/* of commit */
+	/* of commit and check */
 	struct effect *effects;
 	size_t effects_count;
 	struct replica_limits limits;
@@ -62,6 +62,17 @@ static void change_free(struct change *change)
 	free((void *)change->value.data);
 }
 
+static void effects_free(struct dovetail_changes *changes)
+{
+	size_t i;
+
+	for (i = 0; i < changes->effects_count; i++)
+		free(changes->effects[i].memory);
+	free(changes->effects);
+	changes->effects = NULL;
+	changes->effects_count = 0;
+}
+
 void dovetail_changes_abort(struct dovetail_changes *changes)
 {
 	size_t i;
@@ -70,9 +81,7 @@ void dovetail_changes_abort(struct dovetail_changes *changes)
 		return;
 	for (i = 0; i < changes->count; i++)
 		change_free(&changes->changes[i]);
-	for (i = 0; i < changes->effects_count; i++)
-		free(changes->effects[i].memory);
-	free(changes->effects);
+	effects_free(changes);
 	free(changes->changes);
 	free(changes);
 }
@@ -505,15 +514,41 @@ static enum dovetail_status changes_apply(struct dovetail_changes *changes)
 	return status;
 }
 
-enum dovetail_status dovetail_changes_commit(struct dovetail_changes *changes)
+/* In a transaction that is to be ended with replica_end() if this returns OK; *applied_r: what came of it. */
+static enum dovetail_status changes_begin_apply(struct dovetail_changes *changes, enum dovetail_status *applied_r)
 {
 	struct dovetail *replica = changes->replica;
 	enum dovetail_status status;
 
 	changes->effects = calloc(REPLICA_SET_MAX, sizeof(*changes->effects));
 	status = changes->effects == NULL ? replica_no_memory(replica) : replica_begin(replica, true);
+	if (status == DOVETAIL_OK)
+		*applied_r = changes_apply(changes);
+	return status;
+}
+
+enum dovetail_status dovetail_changes_check(struct dovetail_changes *changes)
+{
+	enum dovetail_status status, applied;
+
+	status = changes_begin_apply(changes, &applied);
 	if (status == DOVETAIL_OK) {
-		status = replica_end(replica, changes_apply(changes));
+		/* any failure rolls back */
+		(void)replica_end(changes->replica, DOVETAIL_BUSY);
+		status = applied;
+	}
+	effects_free(changes);
+	return status;
+}
+
+enum dovetail_status dovetail_changes_commit(struct dovetail_changes *changes)
+{
+	struct dovetail *replica = changes->replica;
+	enum dovetail_status status, applied;
+
+	status = changes_begin_apply(changes, &applied);
+	if (status == DOVETAIL_OK) {
+		status = replica_end(replica, applied);
 		if (status == DOVETAIL_OK && changes->effects_count > 0)
 			replica_wake(replica);
 	}

@@ -381,6 +381,8 @@ static void test_change_set(void **state)
 	must(f->replica, dovetail_changes_begin(f->replica, &changes));
 	must(f->replica, dovetail_changes_add(changes, "", BELOW "n1", "3", 1));
 	must(f->replica, dovetail_changes_expect(changes, "", BELOW "n1", "1", 1));
+	must(f->replica, dovetail_changes_check(changes));
+	assert_string_equal(get(f->replica, "", BELOW "n1"), "1");
 	must(f->replica, dovetail_changes_commit(changes));
 	assert_string_equal(get(f->replica, "", BELOW "n1"), "3");
 	must(f->replica, dovetail_changes_begin(f->replica, &changes));

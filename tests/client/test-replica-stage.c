@@ -247,6 +247,7 @@ static void test_limits(void **state)
 	must(f->replica, dovetail_changes_begin(f->replica, &changes));
 	must(f->replica, dovetail_changes_add(changes, "", BELOW "a", "1", 1));
 	must(f->replica, dovetail_changes_add(changes, "", BELOW "b", "1", 1));
+	expect(f->replica, dovetail_changes_check(changes), DOVETAIL_LIMIT, "the change set has 2 entries, the server takes 1");
 	expect(f->replica, dovetail_changes_commit(changes), DOVETAIL_LIMIT, "the change set has 2 entries, the server takes 1");
 	assert_string_equal(get(f->replica, "", BELOW "a"), "-");
 	for (unsigned int i = 0; i < sizeof(none) / sizeof(none[0]); i++) {

@@ -460,9 +460,10 @@ GOOD = b'{"mailbox":"","entry":"/private/good","value":"1"}\n'
     (b'{"mailbox":"a\\u0000b","entry":"/private/a","value":"1"}', "a name has a NUL"),
     (b'{"mailbox":"","entry":"/private/a","value":"' + b"x" * 2000 + b'"}',
      "the value is larger than max_value of the account"),
-    (b'{"mailbox":"","entry":"/private/a/.Dovetail","value":"1"}', "names below .dovetail are reserved for keys"),
+    (b'{"mailbox":"","entry":"/private/a/.Dovetail","value":"1"}',
+     "/private/a/.dovetail: names below .dovetail are reserved for keys"),
     (b'{"mailbox":"","entry":"/private/a/.dovetailx/.dovetail/ring","value":"1"}',
-     "names below .dovetail are reserved for keys"),
+     "/private/a/.dovetailx/.dovetail/ring: names below .dovetail are reserved for keys"),
     (b'{"mailbox":"","entry":"/private/a","value":"' + b"x" * 200000 + b'"}', "the line is too long"),
 ], ids=lambda value: value[:40].decode(errors="replace") if isinstance(value, bytes) else "")
 def test_import_of_a_bad_line_writes_nothing(one, server, user, line, message):

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from cli import FAILED, LOCKED, OFFLINE, OK, PREFIX, USAGE, Machine
+from cli import FAILED, LOCKED, OFFLINE, OK, PREFIX, REFUSED, USAGE, Machine
 from terminal import Terminal
 
 NOTES = PREFIX + "notes"
@@ -60,6 +60,17 @@ def test_two_machines(one, two, server, user):
     # what is elsewhere needs no secret
     two.out("set", "b", "1")
     assert one.out("get", "b") == "1"
+
+
+def test_import_looks_at_encrypted_lines_first(one):
+    """What fails only when it is encrypted: a name that is well as it is, and too long when it is hidden."""
+    one.out("encrypt", "notes", "--hide-names", *COMMAND)
+    lines = ["%s/%d" % (NOTES, i) for i in range(103)] + [NOTES + "/x" * 100]
+    error = one.error(REFUSED, "import", input="\n".join(json.dumps({"mailbox": "", "entry": entry, "value": "1"})
+                                                         for entry in lines))
+    assert error.startswith("line 104: %s/x/x" % NOTES)
+    assert error.endswith(": the hidden name has too many components; nothing has been written")
+    assert one.out("ls") == ""
 
 
 def test_key_files(one, two):
