@@ -5,12 +5,16 @@
 #include <pwd.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "cli.h"
 
 #define ACCOUNT_FILE_MAX (256 * 1024)
+/* how long another process that writes the account file is waited for, unless --timeout says */
+#define LOCK_SECONDS 10
 
 const char *cli_home(void)
 {
@@ -371,7 +375,7 @@ static bool is_key_of(const char *line, size_t length, const char *subtree)
 	return ret;
 }
 
-int cli_account_note_key(struct cli *cli, const char *subtree, const char *line)
+static int note_key(struct cli *cli, const char *subtree, const char *line)
 {
 	const char *path = cli->account->path, *p, *end;
 	char *text, *changed = NULL;
@@ -397,5 +401,52 @@ int cli_account_note_key(struct cli *cli, const char *subtree, const char *line)
 	ret = fclose(out) == 0 ? cli_account_write(cli, path, changed, size) : cli_fail_memory(cli);
 	cli_secret_free(changed);
 	cli_secret_free(text);
+	return ret;
+}
+
+/* The one that reads the account file to write it anew. The lock is on a file of its own, since the account file is replaced. The
+   descriptor, or -1 after an error. */
+static int account_lock(struct cli *cli, const char *path)
+{
+	const struct timespec pause = { .tv_nsec = 20 * 1000 * 1000 };
+	int64_t end = cli_now() + (cli->timeout != 0 ? (int64_t)cli->timeout : LOCK_SECONDS) * 1000;
+	char *real = realpath(path, NULL), *name = NULL;
+	int fd = -1;
+
+	if (real == NULL) {
+		cli_fail_errno(cli, path);
+	} else if (asprintf(&name, "%s.lock", real) < 0) {
+		name = NULL;
+		cli_fail_memory(cli);
+	} else if ((fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, 0600)) == -1) {
+		cli_fail_errno(cli, name);
+	} else {
+		while (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+			if (errno == EINTR || (errno == EWOULDBLOCK && cli_now() < end)) {
+				(void)nanosleep(&pause, NULL);
+				continue;
+			}
+			if (errno == EWOULDBLOCK)
+				cli_error(cli, "%s: another process is writing it and does not come to an end (%s)", path, name);
+			else
+				cli_fail_errno(cli, name);
+			close(fd);
+			fd = -1;
+			break;
+		}
+	}
+	free(name);
+	free(real);
+	return fd;
+}
+
+int cli_account_note_key(struct cli *cli, const char *subtree, const char *line)
+{
+	int fd = account_lock(cli, cli->account->path), ret;
+
+	if (fd == -1)
+		return CLI_CONFIG;
+	ret = note_key(cli, subtree, line);
+	close(fd);
 	return ret;
 }

@@ -159,8 +159,8 @@ int cli_account_use(struct cli *cli, struct cli_account *account);
 int cli_make_directories(struct cli *cli, const char *path);
 /* Replaces the file (mode 0600) as a whole, or not at all. An exit code. */
 int cli_account_write(struct cli *cli, const char *path, const char *text, size_t size);
-/* Writes the file anew, without the lines on a secret of the subtree, and with line (NULL: none) at its end. An exit
-   code. */
+/* Writes the file anew, without the lines on a secret of the subtree, and with line (NULL: none) at its end. One process at a
+   time does so; others wait (for --timeout). An exit code. */
 int cli_account_note_key(struct cli *cli, const char *subtree, const char *line);
 /* The user's home directory, absolute. Static; NULL: nothing says which. */
 const char *cli_home(void);

@@ -1,11 +1,13 @@
 """dovetail encrypt, unlock, secret, rotate: with passphrases from commands, files and the terminal, and key files."""
 
+import fcntl
 import json
 import os
+import time
 
 import pytest
 
-from cli import FAILED, LOCKED, OFFLINE, OK, PREFIX, REFUSED, USAGE, Machine
+from cli import CONFIG, FAILED, LOCKED, OFFLINE, OK, PREFIX, REFUSED, USAGE, Machine
 from terminal import Terminal
 
 NOTES = PREFIX + "notes"
@@ -88,6 +90,38 @@ def test_key_files(one, two):
     assert not os.path.exists(one.home + "/other")
     os.remove(one.home + "/key")
     assert "No such file" in one.error(LOCKED, "get", "notes/a")
+
+
+def test_two_note_a_secret_at_the_same_moment(one, two):
+    one.out("encrypt", "a", "--key-file", "key", "--create-key-file")
+    one.out("encrypt", "b", "--key-file", "key")
+    key = ["--key-file", one.home + "/key"]
+    before = open(two.config).read()
+    with open(two.config + ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        error = two.error(CONFIG, "unlock", "a", *key, "-t", "1")
+        assert error.startswith(two.config + ": another process is writing it")
+        assert open(two.config).read() == before
+        both = [two.start("unlock", name, *key) for name in "ab"]
+        for process in both:
+            await_open(process, lock.name)
+    assert [(process.wait(60), process.stderr.read()) for process in both] == [(OK, b"")] * 2
+    assert sorted(open(two.config).read()[len(before):].splitlines()) == [
+        'key_file = "%s%s" %s/key' % (PREFIX, name, one.home) for name in "ab"]
+
+
+def await_open(process, path):
+    """Waits until the process has opened the file."""
+    folder = "/proc/%d/fd" % process.pid
+    while process.poll() is None:
+        for fd in os.listdir(folder):
+            try:
+                if os.readlink(os.path.join(folder, fd)) == path:
+                    return
+            except FileNotFoundError:
+                continue
+        time.sleep(0.01)
+    raise AssertionError("it has ended")
 
 
 def test_secrets(one, two):
