@@ -99,15 +99,39 @@ char *cli_account_path(struct cli *cli, int *exit_r)
 
 /* ---- Reading ---- */
 
+/* The value of the line if it is of the key; else NULL. */
+static const char *value_of(const char *line, const char *key)
+{
+	size_t size = strlen(key);
+
+	line += strspn(line, " \t\r");
+	if (strncmp(line, key, size) != 0)
+		return NULL;
+	line += size;
+	line += strspn(line, " \t");
+	return *line == '=' ? line + 1 : NULL;
+}
+
+/* scheme://user:password@host */
+static bool is_url_with_password(const char *value)
+{
+	const char *colon, *host, *end = value + strcspn(value, "\n");
+
+	value += strspn(value, " \t");
+	if ((colon = memmem(value, end - value, "://", 3)) != NULL)
+		value = colon + 3;
+	host = memrchr(value, '@', end - value);
+	return host != NULL && memchr(value, ':', host - value) != NULL;
+}
+
 static bool has_password(const char *text)
 {
-	static const char password[] = "password";
-	const char *line, *p;
+	const char *line, *value;
 
 	for (line = text; line != NULL; line = strchr(line, '\n')) {
-		line += strspn(line, " \t\r\n");
-		for (p = line; *p != '\0' && *p == password[p - line]; p++) ;
-		if (password[p - line] == '\0' && p[strspn(p, " \t")] == '=')
+		line += *line == '\n';
+		value = value_of(line, "proxy");
+		if (value_of(line, "password") != NULL || (value != NULL && is_url_with_password(value)))
 			return true;
 	}
 	return false;
@@ -175,7 +199,13 @@ static int file_read(struct cli *cli, const char *path, char **text_r)
 
 /* ---- The replica's place ---- */
 
-/* user@host as one component of a path */
+/* The port of the account, if it is not one of the protocol's own. */
+static unsigned int other_port(const struct dovetail_account *server)
+{
+	return server->port == 143 || server->port == 993 ? 0 : server->port;
+}
+
+/* user@host, or user@host:port if it is an unusual one, as one component of a path */
 static char *replica_file_name(const struct cli_account *account)
 {
 	const char *parts[] = { account->server.user, "@", account->server.host };
@@ -197,6 +227,8 @@ static char *replica_file_name(const struct cli_account *account)
 				fprintf(out, "%%%02x", (unsigned char)*p);
 		}
 	}
+	if (other_port(&account->server) != 0)
+		fprintf(out, ":%u", other_port(&account->server));
 	fputs(".db", out);
 	if (fclose(out) == 0 && size <= 200)
 		return name;

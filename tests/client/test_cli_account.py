@@ -114,6 +114,18 @@ def test_modes(machine, mode, password, good):
         assert machine.error(CONFIG, "status").startswith(path + ": other users may ")
 
 
+@pytest.mark.parametrize("url, good", [("http://u:secret@h:1", False), ("socks5h://u:secret@h", False), ("u:secret@h", False),
+                                       ("http://u@h:1", True), ("http://h:1", True), ("", True)])
+def test_a_proxy_with_a_password_is_for_nobody_else(machine, url, good):
+    path = machine.account(BASE + "proxy = %s\n" % url, mode=0o644)
+    if good:
+        machine.out("status")
+    else:
+        assert machine.error(CONFIG, "status").startswith(path + ": other users may read the file, ")
+        os.chmod(path, 0o600)
+        machine.out("status")
+
+
 def test_no_account(machine):
     assert machine.error(CONFIG, "get", "x") == \
         'there is no account default (%s); "dovetail login" makes one' % machine.config
@@ -196,6 +208,12 @@ def test_each_user_and_server_has_a_replica(machine):
         assert os.path.dirname(status["replica"]) == machine.state + "/default"
         names.add(status["replica"])
     assert len(names) == 8
+    # so has each port, but for the two of IMAP, which are one server
+    for port in (993, 143, 1143, 1993):
+        machine.account("host = h\nuser = u\nport = %d\n" % port)
+        status, = machine.lines("status", "--json")
+        names.add(status["replica"])
+    assert len(names) == 10 and machine.state + "/default/u@h:1143.db" in names
     machine.account("host = h\nuser = %s\n" % ("x" * 300))
     assert "too long" in machine.error(CONFIG, "status")
 

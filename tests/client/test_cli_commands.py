@@ -337,7 +337,7 @@ def test_status(one, server, user):
     assert status["server"] == "XMETASYNC" and int(status["synced_at"]) > 1.7e9 and status["epoch"] > 0
     assert (status["account"], status["user"], status["host"]) == (one.config, user, "127.0.0.1")
     assert status["entries"] == "1" and status["bytes"].isdigit() and status["modseq"].isdigit()
-    assert status["replica"] == "%s/default/%s@127.0.0.1.db" % (one.state, user) and os.path.exists(status["replica"])
+    assert status["replica"] == "%s/default/%s@127.0.0.1:%d.db" % (one.state, user, server.port)
     assert os.stat(status["replica"]).st_mode & 0o777 == 0o600
     assert "XMETASYNC" in one.out("status")
     one.out("status", "--online")
