@@ -293,7 +293,7 @@ int cli_account_load(struct cli *cli)
 		return ret;
 	ret = file_read(cli, path, &text);
 	if (ret == CLI_OK) {
-		account = cli_account_parse(cli, path, text, &ret);
+		account = cli_account_parse(cli, path, text, false, &ret);
 		if (account != NULL)
 			ret = cli_account_use(cli, account);
 	}

@@ -299,12 +299,13 @@ static const char *set_value(struct cli_account *account, const struct key *key,
 
 /* ---- The file's text ---- */
 
-/* seen: bits of keys, changed. NULL or what is wrong. */
-static const char *parse_line(struct cli_account *account, char *line, uint64_t *seen)
+/* seen: bits of keys, changed. NULL or what is wrong; *key_r: with the value of this key, or NULL. */
+static const char *parse_line(struct cli_account *account, char *line, uint64_t *seen, const char **key_r)
 {
 	char *value, *end;
 	unsigned int i;
 
+	*key_r = NULL;
 	line += strspn(line, " \t");
 	if (*line == '\0' || *line == '#')
 		return NULL;
@@ -326,6 +327,7 @@ static const char *parse_line(struct cli_account *account, char *line, uint64_t 
 	if ((*seen & (uint64_t)1 << i) != 0 && !key_repeats(&keys[i]))
 		return "the key is there twice";
 	*seen |= (uint64_t)1 << i;
+	*key_r = keys[i].name;
 	return set_value(account, &keys[i], value);
 }
 
@@ -349,10 +351,20 @@ static const char *account_defaults(struct cli_account *account)
 	return error;
 }
 
-struct cli_account *cli_account_parse(struct cli *cli, const char *path, char *text, int *exit_r)
+void cli_error_option(struct cli *cli, const char *key, const char *error)
+{
+	char option[32], *p;
+
+	snprintf(option, sizeof(option), "%s", key);
+	for (p = option; (p = strchr(p, '_')) != NULL; p++)
+		*p = '-';
+	cli_error(cli, "--%s: %s", option, error);
+}
+
+struct cli_account *cli_account_parse(struct cli *cli, const char *path, char *text, bool by_option, int *exit_r)
 {
 	struct cli_account *account = calloc(1, sizeof(*account));
-	const char *error = NULL;
+	const char *error = NULL, *key = NULL;
 	unsigned int number = 0;
 	uint64_t seen = 0;
 	char *line;
@@ -364,9 +376,11 @@ struct cli_account *cli_account_parse(struct cli *cli, const char *path, char *t
 	account->sync.max_removals = DEFAULT_MAX_REMOVALS;
 	while (error == NULL && (line = strsep(&text, "\n")) != NULL) {
 		number++;
-		error = parse_line(account, line, &seen);
+		error = parse_line(account, line, &seen, &key);
 	}
-	if (error != NULL) {
+	if (error != NULL && by_option && key != NULL) {
+		cli_error_option(cli, key, error);
+	} else if (error != NULL) {
 		/* without the line's text: it may be a password */
 		cli_error(cli, "%s: line %u: %s", path, number, error);
 	} else if ((error = account_defaults(account)) != NULL) {

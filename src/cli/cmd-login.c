@@ -62,16 +62,16 @@ static bool put_key(struct login *login, FILE *out, const char *key, const char 
 	if (value == NULL)
 		return true;
 	if (!cli_is_text(value, strlen(value))) {
-		cli_error(login->cli, "%s: not UTF-8", key);
+		cli_error_option(login->cli, key, "not UTF-8");
 		return false;
 	}
 	if (value[0] == '\0' && strcmp(key, "proxy") != 0) {
-		cli_error(login->cli, "%s: a value is needed", key);
+		cli_error_option(login->cli, key, "a value is needed");
 		return false;
 	}
 	if (strpbrk(value, "\r\n") != NULL || value[0] == ' ' || value[0] == '\t' ||
 	    (value[0] != '\0' && strchr(" \t", value[strlen(value) - 1]) != NULL)) {
-		cli_error(login->cli, "%s: line ends, and blanks at the ends, cannot be in the account file", key);
+		cli_error_option(login->cli, key, "line ends, and blanks at the ends, cannot be in the account file");
 		return false;
 	}
 	fprintf(out, "%s = %s\n", key, value);
@@ -83,7 +83,7 @@ static bool put_path(struct login *login, FILE *out, const char *key, const char
 	char *full = NULL, *directory;
 	bool ret;
 
-	if (path == NULL || path[0] == '/' || strncmp(path, "~/", 2) == 0)
+	if (path == NULL || path[0] == '\0' || path[0] == '/' || strncmp(path, "~/", 2) == 0)
 		return put_key(login, out, key, path);
 	directory = getcwd(NULL, 0);
 	if (directory == NULL || asprintf(&full, "%s/%s", directory, path) < 0) {
@@ -134,7 +134,7 @@ static int login_use(struct login *login, const char *path, const char *text)
 
 	if (copy == NULL)
 		return cli_fail_memory(login->cli);
-	account = cli_account_parse(login->cli, path, copy, &ret);
+	account = cli_account_parse(login->cli, path, copy, true, &ret);
 	cli_secret_free(copy);
 	if (account == NULL)
 		return ret == CLI_CONFIG ? CLI_USAGE : ret;

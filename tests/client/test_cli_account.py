@@ -302,6 +302,17 @@ def test_login_with_wrong_arguments(machine, args):
     assert not os.path.exists(machine.config)
 
 
+@pytest.mark.parametrize("option, value, message", [
+    ("tls", "ssl", "default, imaps, starttls or none is needed"),
+    ("port", "70000", "the number is too large"),
+    ("prefix", "x", "an entry begins with /private or /shared"),
+    ("ca-file", "", "a value is needed"),
+])
+def test_login_names_the_option_that_is_wrong(machine, option, value, message):
+    error = machine.error(USAGE, "login", "u", "--host", "h", "--no-check", "--netrc", "x", "--" + option, value)
+    assert error == "--%s: %s" % (option, message)
+
+
 def test_login_without_a_terminal(machine, user, flags):
     done = machine.run("login", user, *flags, code=LOGIN, start_new_session=True)
     assert done.stderr.startswith(b"dovetail: there is no terminal to ask for: password of ")
