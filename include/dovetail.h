@@ -421,7 +421,8 @@ struct dovetail_encrypt_options {
 /* Encrypts the subtree from now on (what is in it is written anew, encrypted), with a first secret. INVALID if it, a part of it, or
    what it is part of is encrypted already, or if the parts do not cover it in the account (""), where its keys are. BUSY: writes
    wait in it. Needs a sync that has brought a consistent state, so that two devices do not both begin; if they do, the later one
-   gets a notice and needs the other's secret. The secret's label is "first". */
+   gets a notice and needs the other's secret. The secret's label is "first". secret NULL: nothing is done, but the
+   errors that have nothing to do with the secret are told: before somebody is asked for one. */
 enum dovetail_status
 dovetail_encrypt(struct dovetail *replica, const char *subtree, const struct dovetail_secret *secret,
 		 const struct dovetail_encrypt_options *options);

@@ -205,7 +205,10 @@ int cmd_encrypt(struct cli *cli)
 	subtree = cli_full_name(cli, cli->args[0]);
 	if (subtree == NULL)
 		return cli_fail_memory(cli);
-	ret = secret_get(cli, &from, subtree, true, &secret, &passphrase);
+	/* nobody is asked for a secret that cannot be used */
+	passphrase = NULL;
+	status = dovetail_encrypt(cli->replica, subtree, NULL, &encrypt);
+	ret = status == DOVETAIL_OK ? secret_get(cli, &from, subtree, true, &secret, &passphrase) : cli_fail(cli, status, NULL);
 	if (ret == CLI_OK) {
 		status = dovetail_encrypt(cli->replica, subtree, &secret, &encrypt);
 		ret = note_and_send(cli, status, &from, subtree, false);

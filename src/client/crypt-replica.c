@@ -174,7 +174,7 @@ static enum dovetail_status subtree_check(struct dovetail *replica, struct crypt
 	return status;
 }
 
-/* A ring with its first secret, for what is there. */
+/* A ring with its first secret (NULL: without one, for looking only), for what is there. */
 static enum dovetail_status
 ring_begin(struct dovetail *replica, const char *name, const struct dovetail_secret *secret, bool hide_names,
 	   struct crypt_ring **ring_r)
@@ -182,7 +182,7 @@ ring_begin(struct dovetail *replica, const char *name, const struct dovetail_sec
 	const char *error = NULL;
 	enum dovetail_status status = crypt_ring_new(name, hide_names, NULL, ring_r, &error);
 
-	if (status == DOVETAIL_OK)
+	if (status == DOVETAIL_OK && secret != NULL)
 		status = crypt_ring_slot_add(*ring_r, "first", secret, NULL, &error);
 	if (status != DOVETAIL_OK)
 		(void)replica_fail(replica, status, "%s: %s", name, error);
@@ -211,8 +211,10 @@ dovetail_encrypt(struct dovetail *replica, const char *subtree, const struct dov
 	status = subtree_check(replica, context, name);
 	if (status == DOVETAIL_OK)
 		status = ring_begin(replica, name, secret, options != NULL && options->hide_names, &ring);
-	if (status == DOVETAIL_OK)
+	if (status == DOVETAIL_OK && secret != NULL)
 		status = crypt_ring_store(context, name, ring, &added);
+	else if (status == DOVETAIL_OK)
+		crypt_ring_free(ring);
 	free(name);
 	return status;
 }

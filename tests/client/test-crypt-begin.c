@@ -100,7 +100,9 @@ static void test_begin_refused(void **state)
 	device_sync(f, &f->a);
 	/* nothing of that has left anything behind */
 	assert_string_equal(get(f->a.replica, "", S "/x"), "waits");
+	must(f->a.replica, dovetail_encrypt(f->a.replica, S, NULL, NULL));
 	must(f->a.replica, dovetail_encrypt(f->a.replica, "/PRIVATE/vendor/Example/NOTES", &secret, NULL));
+	expect(f->a.replica, dovetail_encrypt(f->a.replica, S, NULL, NULL), DOVETAIL_INVALID, "already");
 	expect(f->a.replica, dovetail_encrypt(f->a.replica, S, &secret, NULL), DOVETAIL_INVALID, "already");
 	expect(f->a.replica, dovetail_encrypt(f->a.replica, S "/x", &secret, NULL), DOVETAIL_INVALID, "already");
 	expect(f->a.replica, dovetail_encrypt(f->a.replica, "/private/vendor/example", &secret, NULL), DOVETAIL_INVALID, "already");

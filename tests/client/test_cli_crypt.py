@@ -229,6 +229,15 @@ def test_what_cannot_be_noted(one):
     one.error(FAILED, "secret", "list", "notes")
 
 
+def test_a_secret_is_asked_for_if_it_can_be_used(one):
+    one.out("encrypt", "notes", *COMMAND)
+    for name, message in (("a//b", "not the name of a subtree"), ("notes", "is encrypted already"), ("notes/a", "already")):
+        assert message in one.error(USAGE, "encrypt", name, "--passphrase-command", "echo correct horse; touch asked")
+    assert not os.path.exists(one.home + "/asked")
+    one.out("encrypt", "other", "--passphrase-command", "echo correct horse; touch asked")
+    assert os.path.exists(one.home + "/asked")
+
+
 def test_the_two_are_not_the_same(one):
     terminal = Terminal(one, "encrypt", "notes")
     for text in ("new passphrase", "once more"):
