@@ -1,10 +1,29 @@
 # Completion of dovetail(1) for bash. Commands and options come from its own help, names of entries from the replica (without
 # asking the server).
 
+# The words up to the cursor, each in one piece: bash splits at = : and @ (COMP_WORDBREAKS), which names may have. cut: what readline
+# does not replace of the last one, as it is before its last piece.
+_dovetail_words() {
+	local line=$COMP_LINE piece i
+
+	words=() cut=
+	for ((i = 0; i <= COMP_CWORD; i++)); do
+		piece=${COMP_WORDS[i]}
+		if ((i > 0)) && [[ -n $piece && $line == "$piece"* ]]; then
+			[[ $piece == [=:@]* ]] && cut=${words[-1]}$piece || cut=${words[-1]}
+			words[-1]+=$piece
+		else
+			line=${line#"${line%%[![:blank:]]*}"} cut=
+			words+=("$piece")
+		fi
+		line=${line#"$piece"}
+	done
+}
+
 # What may follow: the lines of standard input that begin with the word, quoted. Not compgen -W, which expands its words: whoever
 # can write to the account could have a command run by a name such as $(...).
 _dovetail_offer() {
-	local line word quoted=
+	local line word before= quoted=
 
 	case $1 in
 	[\'\"]*)
@@ -13,12 +32,13 @@ _dovetail_offer() {
 		compopt -o filenames 2>/dev/null ;;
 	*)
 		# without -r: takes the backslashes away
-		IFS= read word <<<"$1" ;;
+		IFS= read word <<<"$1"
+		IFS= read before <<<"$cut" ;;
 	esac
 	while IFS= read -r line; do
 		# one with a dash would be an option, watch's --exec for example
 		[[ $line == "$word"* && $line != -* ]] || continue
-		[ -n "$quoted" ] || printf -v line %q "$line"
+		[ -n "$quoted" ] || printf -v line %q "${line#"$before"}"
 		COMPREPLY+=("$line")
 	done
 }
@@ -42,19 +62,22 @@ _dovetail_accounts() {
 }
 
 _dovetail() {
-	local word=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} command= i
-	local -a account=()
+	local word previous cut command= i
+	local -a words account=()
 
-	for ((i = 1; i < COMP_CWORD; i++)); do
-		case ${COMP_WORDS[i]} in
+	_dovetail_words
+	word=${words[-1]} previous=
+	((${#words[@]} < 2)) || previous=${words[-2]}
+	for ((i = 1; i < ${#words[@]} - 1; i++)); do
+		case ${words[i]} in
 		-a|--account|-m|--mailbox|--config|-t|--timeout)
-			case ${COMP_WORDS[i]} in -a|--account|--config|-m|--mailbox)
-				account+=("${COMP_WORDS[i]}" "${COMP_WORDS[i + 1]}") ;;
+			case ${words[i]} in -a|--account|--config|-m|--mailbox)
+				account+=("${words[i]}" "${words[i + 1]}") ;;
 			esac
 			((i++)) ;;
 		-*) ;;
 		*)
-			[ -n "$command" ] || command=${COMP_WORDS[i]} ;;
+			[ -n "$command" ] || command=${words[i]} ;;
 		esac
 	done
 

@@ -148,7 +148,8 @@ def test_bash_completes_names(machine):
 
 
 # what a shell must neither run nor split: whoever can write to the account makes such names
-STRANGE = ["a$(touch made)", "b`touch made`", "c d", "e's", 'f"g', "h\\i", "j;touch made", "k&touch made", "l>made"]
+STRANGE = ["a$(touch made)", "b`touch made`", "c d", "e's", 'f"g', "h\\i", "j;touch made", "k&touch made", "l>made",
+           "m=n o", "p:q:r", "s@t=u"]
 SHELLS = {
     "bash": (["--norc", "--noprofile", "-i"], "source %s/completions/dovetail.bash; complete -F _dovetail show"),
     "zsh": (["-f", "-i"], "fpath=(%s/completions $fpath); autoload -U compinit; compinit -D -u; compdef _dovetail show"),
@@ -173,6 +174,9 @@ def test_strange_names_in_a_real_shell(shell, tmp_path):
         for name in STRANGE:
             terminal.type(begin + name[0] + "\t\n")
             terminal.await_text(re.escape("<get><%s>" % name))
+    for typed, name in (("m=", "m=n o"), ("m=n", "m=n o"), ("p:q", "p:q:r"), ("p:q:", "p:q:r"), ("s@t=", "s@t=u")):
+        terminal.type("show get %s\t\n" % typed)
+        terminal.await_text(re.escape("<get><%s>" % name))
     terminal.type("show st\t\n")
     terminal.await_text("<status>")
     terminal.type("show get --off\t\n")
