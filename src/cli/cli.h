@@ -150,7 +150,8 @@ int cli_account_load(struct cli *cli);
 /* The path that it would be read from; free(). NULL: printed why, with *exit_r. */
 char *cli_account_path(struct cli *cli, int *exit_r);
 /* Fills in the defaults and the values that are given in lines of text, which is changed. path is for messages and
-   defaults; by_option: a wrong value is told with the option of its key, since there is no such line. Returns NULL and an exit code after printing the error. */
+   defaults; by_option: a wrong value is told with the option of its key, since there is no such line. Returns NULL and
+   an exit code after printing the error. */
 struct cli_account *cli_account_parse(struct cli *cli, const char *path, char *text, bool by_option, int *exit_r);
 /* What is wrong with the value of an option that is for a key of the account file: "--password-command: ..." */
 void cli_error_option(struct cli *cli, const char *key, const char *error);
