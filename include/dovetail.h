@@ -133,7 +133,7 @@ dovetail_get_parts(struct dovetail *replica, const struct dovetail_part **parts_
 enum dovetail_entry_flags {
 	/* there is a write on it that the server has not acknowledged */
 	DOVETAIL_ENTRY_PENDING = 1,
-	/* its last write was refused by the server for good (dovetail_refused_next() says why); the server's value is shown */
+	/* its last write was refused by the server for good (dovetail_refused_each() says why); the server's value is shown */
 	DOVETAIL_ENTRY_REFUSED = 2,
 	/* larger than the limit: the value is not in the replica */
 	DOVETAIL_ENTRY_NOT_HERE = 4,

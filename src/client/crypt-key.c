@@ -164,7 +164,8 @@ static bool key_file_write(int fd, const char *text, size_t size)
 	return fsync(fd) == 0;
 }
 
-/* Its place in the directory, too: what it alone opens may be on the server soon. Some directories cannot be read, or not be synced. */
+/* Its place in the directory, too: what it alone opens may be on the server soon. Some directories cannot be read, or not be
+   synced. */
 static void key_file_dir_sync(const char *path)
 {
 	const char *name = strrchr(path, '/');
