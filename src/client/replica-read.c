@@ -191,7 +191,7 @@ struct dovetail_iter {
 	char *mailbox, *name;
 	/* the first name behind all that is below name */
 	char *name_end, *name_slash;
-	bool values, raw;
+	bool values;
 	/* there was a first row */
 	bool started;
 	sqlite3 *db;
@@ -230,8 +230,8 @@ iter_set(struct dovetail_iter *iter, const char *mailbox, const char *_name)
 	return DOVETAIL_OK;
 }
 
-static enum dovetail_status
-iter_open(struct dovetail *replica, const char *mailbox, const char *name, bool values, bool raw, struct dovetail_iter **iter_r)
+enum dovetail_status
+dovetail_iter_open(struct dovetail *replica, const char *mailbox, const char *name, bool values, struct dovetail_iter **iter_r)
 {
 	enum dovetail_status status;
 	struct dovetail_iter *iter;
@@ -242,25 +242,12 @@ iter_open(struct dovetail *replica, const char *mailbox, const char *name, bool 
 		return replica_no_memory(replica);
 	iter->replica = replica;
 	iter->values = values;
-	iter->raw = raw;
 	status = iter_set(iter, mailbox, name);
 	if (status == DOVETAIL_OK)
 		*iter_r = iter;
 	else
 		dovetail_iter_close(iter);
 	return status;
-}
-
-enum dovetail_status
-dovetail_iter_open(struct dovetail *replica, const char *mailbox, const char *name, bool values, struct dovetail_iter **iter_r)
-{
-	return iter_open(replica, mailbox, name, values, false, iter_r);
-}
-
-enum dovetail_status
-replica_iter_open_raw(struct dovetail *replica, const char *mailbox, const char *name, bool values, struct dovetail_iter **iter_r)
-{
-	return iter_open(replica, mailbox, name, values, true, iter_r);
 }
 
 #define RANGE " e.name >= ?2 AND e.name < ?3 AND (e.name = ?2 OR e.name >= ?4)"
@@ -270,7 +257,7 @@ replica_iter_open_raw(struct dovetail *replica, const char *mailbox, const char 
 static const char *iter_sql(const struct dovetail_iter *iter)
 {
 	/* encrypted ones have to be decoded to know their size */
-	bool value = iter->values || (iter->replica->has_codec && !iter->raw);
+	bool value = iter->values || iter->replica->has_codec;
 
 	if (iter->mailbox != NULL && iter->name != NULL) {
 		return value ? VIEW VIEW_FROM_ORDERED " WHERE e.mailbox = ?1 AND" RANGE ORDER :
@@ -326,7 +313,7 @@ static enum dovetail_status iter_next(struct dovetail_iter *iter, struct dovetai
 			iter->started = true;
 		}
 		view_columns(iter->stmt, &view);
-		status = replica_show(iter->replica, &view, iter->values, iter->raw, &iter->holder, entry_r);
+		status = replica_show(iter->replica, &view, iter->values, false, &iter->holder, entry_r);
 	} while (status == DOVETAIL_NOT_FOUND);
 	return status;
 }

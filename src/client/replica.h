@@ -193,9 +193,6 @@ replica_get_server(struct dovetail *replica, const char *mailbox, const char *wi
 bool replica_is_readonly(const struct dovetail *replica);
 /* Is there a write on it, or a removal, that waits? false on failure, too. */
 bool replica_is_pending(struct dovetail *replica, const char *mailbox, const char *wire_name);
-/* dovetail_iter_open() for entries as on the wire, hidden ones too; in the order of the users' names. */
-enum dovetail_status
-replica_iter_open_raw(struct dovetail *replica, const char *mailbox, const char *name, bool values, struct dovetail_iter **iter_r);
 /* dovetail_changes_add() for what is not to be encoded. */
 enum dovetail_status
 replica_changes_add_raw(struct dovetail_changes *changes, const char *mailbox, const char *wire_name, const void *data,
