@@ -13,7 +13,7 @@ from syncing import A, B, C, ROOT, settled
 
 # a client that has all of a reasonable account in memory is far above this;
 # more where something looks at each octet of memory
-PEAK_KIB = 64 * 1024 * (4 if os.environ.get("DOVETAIL_WRAPPER") == "asan" else 1)
+PEAK_KIB = 64 * 1024 * (8 if os.environ.get("DOVETAIL_WRAPPER") == "asan" else 1)
 
 
 @pytest.fixture
