@@ -3,12 +3,18 @@
 import contextlib
 import itertools
 import os
+import signal
 
 import pytest
 
 from harness.server import Server
 
 numbers = itertools.count(1)
+
+# a shell's "&" and nohup have these ignored, and so would the programs that are tested
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for ignored in (signal.SIGQUIT, signal.SIGHUP):
+    signal.signal(ignored, signal.SIG_DFL)
 
 
 def end(server):
