@@ -430,10 +430,3 @@ bool crypt_ring_settled(const struct crypt_ring *ring)
 {
 	return !ring->converting && (ring->secrets == NULL || ring->secrets->readable == 1);
 }
-
-int crypt_ring_compare(const struct crypt_ring *a, const struct crypt_ring *b)
-{
-	if (a->epoch != b->epoch)
-		return a->epoch < b->epoch ? -1 : 1;
-	return a->generation == b->generation ? 0 : a->generation < b->generation ? -1 : 1;
-}

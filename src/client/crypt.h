@@ -96,8 +96,6 @@ enum dovetail_status crypt_ring_settle(struct crypt_ring *ring, const char **err
 bool crypt_ring_settled(const struct crypt_ring *ring);
 /* Opens a locked ring with the ring key of another one of the same epoch: DAMAGED if it was not made by somebody who has that. */
 enum dovetail_status crypt_ring_follow(struct crypt_ring *ring, const struct crypt_ring *known, const char **error_r);
-/* -1, 0, 1: a is older, the same, newer. Both unlocked. */
-int crypt_ring_compare(const struct crypt_ring *a, const struct crypt_ring *b);
 
 /* ---- Names ---- */
 
