@@ -4,8 +4,8 @@
    A look: NAMESPACE (RFC 2342) and LIST, if parts are about mailboxes; GETMETADATA (DEPTH infinity) for each part and mailbox that
    there is; what comes is a snapshot. It is not one moment's state: what changes meanwhile is seen by the next look.
    A write: GETMETADATA of the set's entries, which is compared with what is here as any change by others, then at once SETMETADATA,
-   one for each mailbox. What somebody else writes between these two is overwritten: such servers have no conditions. A set over
-   several mailboxes can be half there if the server refuses a part of it. */
+   one for each mailbox and line of names. What somebody else writes between these two is overwritten: such servers have no
+   conditions. A set over several mailboxes, or of more than a line, can be half there if the server refuses a part of it. */
 
 #include <errno.h>
 #include <stdio.h>
@@ -16,6 +16,8 @@
 
 /* GETMETADATA commands under way */
 #define LOOKS_MAX 16
+/* names and short values in a command: a longer line may be too long for the server (RFC 2683 3.2.1.5) */
+#define LINE_BYTES 7000
 /* LIST */
 #define MAILBOXES_MAX 100000
 #define MAILBOX_BYTES_MAX (16 * 1024 * 1024)
@@ -302,15 +304,23 @@ bool sync_fallback_entry(struct dovetail_sync *sync, struct sync_command *comman
 
 /* ---- A write ---- */
 
-/* The writes from *first on that are in the same mailbox; *first is behind them then. */
-static struct replica_set next_mailbox(const struct replica_set *set, size_t *first)
+static size_t line_bytes(const struct replica_write *write)
+{
+	return strlen(write->name) + (write->size < 200 ? write->size : 0) + 16;
+}
+
+/* The writes from *first on that are in the same mailbox and fit in a line; *first is behind them then. */
+static struct replica_set next_part(const struct replica_set *set, size_t *first)
 {
 	struct replica_set part = { .id = set->id, .writes = &set->writes[*first] };
+	size_t bytes = 0;
 
 	do {
+		bytes += line_bytes(&set->writes[*first]);
 		part.count++;
 		++*first;
-	} while (*first < set->count && strcmp(set->writes[*first].mailbox, part.writes[0].mailbox) == 0);
+	} while (*first < set->count && strcmp(set->writes[*first].mailbox, part.writes[0].mailbox) == 0 &&
+		 bytes + line_bytes(&set->writes[*first]) <= LINE_BYTES);
 	return part;
 }
 
@@ -354,7 +364,7 @@ static void compare_begins(struct dovetail_sync *sync)
 		return;
 	sync->fallback.step = SYNC_FALLBACK_COMPARING;
 	while (i < set.count && sync->failure == DOVETAIL_OK) {
-		part = next_mailbox(&set, &i);
+		part = next_part(&set, &i);
 		send_part(sync, SYNC_COMPARE, &part, &part);
 	}
 	/* it is given again when what has come is compared */
@@ -382,7 +392,7 @@ static void write_begins(struct dovetail_sync *sync)
 	sync->fallback.step = SYNC_FALLBACK_WRITING;
 	sync->round_lost = false;
 	while (i < set.count && sync->failure == DOVETAIL_OK) {
-		part = next_mailbox(&set, &i);
+		part = next_part(&set, &i);
 		send_part(sync, SYNC_SETMETADATA, &set, &part);
 	}
 	if (sync->failure == DOVETAIL_OK)

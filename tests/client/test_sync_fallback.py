@@ -61,6 +61,18 @@ def test_told_once(driver, stock, user):
         driver("free", "r")
 
 
+def test_many_long_names_in_a_set(driver, stock, user):
+    """Together they are longer than a line may be."""
+    names = ["%s/%s%03d" % (ROOT, "/".join(["x" * 230] * 4), n) for n in range(100)]
+    driver.open()
+    driver.open("s")
+    driver.set("r", *[("", name, b"v" * 150) for name in names])
+    driver.once("r", stock, user)
+    assert driver("counts", "r")["pending"] == 0
+    driver.once("s", stock, user)
+    assert driver.list("s") == {("", name): b"v" * 150 for name in names}
+
+
 def test_lost_acknowledgement(driver, stock, user, other):
     """Written, but the answer did not arrive: that is no conflict."""
     driver.open()
