@@ -302,7 +302,8 @@ enum dovetail_state {
 	DOVETAIL_STATE_LIVE,
 	/* Up to date, and looking again every poll_interval: the server has no XMETASYNC, only METADATA (RFC 5464). Such servers
 	   have no conditions: before a write the server's values are read and compared, but what somebody else writes in the moment
-	   between is overwritten. A change set over several mailboxes is not all or nothing there. */
+	   between is overwritten. A change set over several mailboxes, or with more names than a line takes (7,000 octets),
+	   is not all or nothing there. */
 	DOVETAIL_STATE_POLLING,
 	/* stopped by an error that does not go away by itself */
 	DOVETAIL_STATE_FAILED
