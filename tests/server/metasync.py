@@ -56,6 +56,18 @@ def put(client, pairs, mailbox=b'""', condition=b""):
     return position(line)
 
 
+def get_metadata(c, command):
+    """{name: value} of GETMETADATA's answer."""
+    tag = c.start(b"GETMETADATA " + command)
+    values = {}
+    for r in c.until(tag):
+        if r.line.startswith(b"* METADATA "):
+            items = r.parsed[3]
+            values.update(zip(map(bytes, items[::2]), items[1::2]))
+    assert r.line.startswith(tag + b" OK "), r.line
+    return {name: value if value is None else bytes(value) for name, value in values.items()}
+
+
 class Watch:
     """A client's state under one XMETASYNC. state: {(mailbox, name): value}, names of values that are
     not shown map to the string "?"; pending changes count only from the next marker on."""

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+import metasync
 from metasync import Watch, ask, last, ok, sane
 
 plain_doveadm = pytest.mark.skipif(os.environ.get("DOVETAIL_WRAPPER") == "asan",
@@ -80,15 +81,7 @@ def set_metadata(c, mailbox, *pairs):
 
 
 def get_metadata(c, mailbox, entries=b"/shared", options=b"(DEPTH infinity) "):
-    """{name: value} of GETMETADATA's answer."""
-    tag = c.start(b"GETMETADATA %s%s (%s)" % (options, mailbox, entries))
-    values = {}
-    for r in c.until(tag):
-        if r.line.startswith(b"* METADATA "):
-            items = r.parsed[3]
-            values.update(zip(map(bytes, items[::2]), items[1::2]))
-    assert r.line.startswith(tag + b" OK "), r.line
-    return {name: value if value is None else bytes(value) for name, value in values.items()}
+    return metasync.get_metadata(c, b"%s%s (%s)" % (options, mailbox, entries))
 
 
 def state(c, selection=b"(SERVER PERSONAL) (/private /shared)"):

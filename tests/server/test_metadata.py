@@ -6,7 +6,7 @@ import re
 import pytest
 
 from lifecycle import MESSAGE
-from metasync import Watch, ask, last, put, sane
+from metasync import Watch, ask, get_metadata, last, put, sane
 
 A, B = b"/private/vendor/test/a", b"/private/vendor/test/b"
 OK = b"T OK Setmetadata completed."
@@ -14,18 +14,6 @@ OK = b"T OK Setmetadata completed."
 
 def set_metadata(c, pairs, mailbox=b'""'):
     assert last(c, b"SETMETADATA %s (%s)" % (mailbox, b" ".join(b"%s %s" % p for p in pairs))) == OK
-
-
-def get_metadata(c, command):
-    """{name: value} of GETMETADATA's answer."""
-    tag = c.start(b"GETMETADATA " + command)
-    values = {}
-    for r in c.until(tag):
-        if r.line.startswith(b"* METADATA "):
-            items = r.parsed[3]
-            values.update(zip(map(bytes, items[::2]), items[1::2]))
-    assert r.line.startswith(tag + b" OK "), r.line
-    return {name: value if value is None else bytes(value) for name, value in values.items()}
 
 
 def dsync(server, source, target, *options):
